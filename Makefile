@@ -1,0 +1,32 @@
+# `make run` and `make test` need python3 >= 3.11, make and a package index; everything else is installed into .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+# Every `make run` gets a folder of its own: nothing is overwritten.
+RUN ?= runs/first-$(shell date +%Y%m%d-%H%M%S)
+
+.PHONY: run test format clean
+
+.venv/installed: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --editable '.[deep,plot,dev]'
+	touch $@
+
+run: .venv/installed
+	$(BIN)/dmpo bounds --out $(RUN)/bounds
+	$(BIN)/dmpo train catchup --algo dmpo --seed 0 --steps 9600 --out $(RUN)/dmpo-s0
+	$(BIN)/dmpo train catchup --algo dppo --seed 0 --steps 36000 --out $(RUN)/dppo-s0
+	$(BIN)/dmpo plot $(RUN)/dmpo-s0 $(RUN)/dppo-s0 --out $(RUN)/learning
+
+test: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest -n 2 tests verification dmpo_theory
+
+format: .venv/installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv .hypothesis .mypy_cache .pytest_cache .ruff_cache *.egg-info

@@ -1,0 +1,1 @@
+"""Decentralised model-based policy optimisation and its baselines. Submodules other than ``cli`` need torch."""

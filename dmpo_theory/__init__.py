@@ -1,0 +1,1 @@
+"""Exact values, gradients and bounds of factored networked Markov decision processes."""
