@@ -19,6 +19,7 @@ from functools import cached_property
 import networkx as nx
 import numpy as np
 import numpy.typing as npt
+from scipy.sparse import coo_array
 from scipy.sparse.csgraph import shortest_path
 
 from dmpo_theory.errors import unknown_name
@@ -109,7 +110,8 @@ class AgentGraph:
     @cached_property
     def hop_distance(self) -> Array:
         """Breadth-first distances ``[n, n]``; ``inf`` between agents of different components."""
-        adjacency = nx.to_scipy_sparse_array(self.to_networkx(), nodelist=list(range(self.n)), dtype=np.float64)
+        start, end = np.array(self.edges, dtype=np.int64).reshape(-1, 2).T
+        adjacency = coo_array((np.ones(len(self.edges)), (start, end)), shape=(self.n, self.n)).tocsr()
         distance: Array = shortest_path(adjacency, unweighted=True, directed=False)
         distance.setflags(write=False)
         return distance

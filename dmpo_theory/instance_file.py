@@ -1,0 +1,130 @@
+"""The instance file, ``networked-mdp/1``: one JSON object with an MDP and a policy.
+
+``format``, ``gamma``, ``edges``, ``n_states``, ``n_actions``, ``transition``, ``policy`` and ``reward`` are required;
+``name``, ``transition_parents`` and ``policy_parents`` are optional. Numbers may be rational strings such as "9/10".
+Index order is that of :mod:`dmpo_theory.mdp`.
+"""
+
+from __future__ import annotations
+
+import json
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from dmpo_theory.errors import unknown_name
+from dmpo_theory.graph import AgentGraph
+from dmpo_theory.mdp import LocalPolicy, NetworkedMDP
+
+FORMAT = "networked-mdp/1"
+REQUIRED = ("format", "gamma", "edges", "n_states", "n_actions", "transition", "policy", "reward")
+OPTIONAL = ("name", "transition_parents", "policy_parents")
+
+
+class Instance(NamedTuple):
+    """What an instance file holds."""
+
+    name: str
+    mdp: NetworkedMDP
+    policy: LocalPolicy
+
+
+def load_instance(path: str | Path) -> Instance:
+    """Read and validate an instance file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: naming the file, the key, agent and index at fault, and the remedy.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text()
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: no such instance file") from None
+    except (UnicodeDecodeError, IsADirectoryError):
+        raise ValueError(f"{path} is not a text file; an instance file is JSON in UTF-8") from None
+    try:
+        content = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"{path} is not complete JSON (line {error.lineno}, column {error.colno}: {error.msg}); "
+            "it may have been cut short: write it again"
+        ) from None
+    try:
+        return _parse(content, default_name=path.stem)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def save_instance(path: str | Path, mdp: NetworkedMDP, policy: LocalPolicy, name: str = "") -> None:
+    """Write an instance file; floats are written in full, so that reading it back gives the same arrays."""
+    content = {
+        "format": FORMAT,
+        "name": name or Path(path).stem,
+        "gamma": mdp.gamma,
+        "edges": mdp.graph.edges,
+        "n_states": mdp.n_states,
+        "n_actions": mdp.n_actions,
+        "transition": [table.tolist() for table in mdp.transition],
+        "policy": [table.tolist() for table in policy.table],
+        "reward": [table.tolist() for table in mdp.reward],
+        "transition_parents": mdp.transition_parents,
+        "policy_parents": policy.parents,
+    }
+    Path(path).write_text(json.dumps(content))
+
+
+def _parse(content: Any, default_name: str) -> Instance:
+    if not isinstance(content, dict):
+        raise ValueError(f"expected a JSON object with the keys {', '.join(REQUIRED)}")
+    for key in content:
+        if key not in REQUIRED + OPTIONAL:
+            raise unknown_name("key", key, REQUIRED + OPTIONAL)
+    missing = [key for key in REQUIRED if key not in content]
+    if missing:
+        raise ValueError(f"the key {missing[0]!r} is missing")
+    if content["format"] != FORMAT:
+        raise ValueError(f"format {content['format']!r} is not known; this version reads {FORMAT!r}")
+    n_states, n_actions = _sizes("n_states", content), _sizes("n_actions", content)
+    if len(n_states) != len(n_actions):
+        raise ValueError(
+            f"n_states has {len(n_states)} entries and n_actions {len(n_actions)}; give one per agent each"
+        )
+    if not isinstance(content["edges"], list) or not all(isinstance(edge, list) for edge in content["edges"]):
+        raise ValueError("edges must be a list of pairs such as [[0, 1], [1, 2]]")
+    graph = AgentGraph.from_edges(len(n_states), content["edges"])
+    reward = _numbers(content["reward"], "reward")
+    for i, table in enumerate(reward if isinstance(reward, list) else []):
+        shape = (len(table), len(table[0])) if isinstance(table, list) and table and isinstance(table[0], list) else ()
+        if i < graph.n and shape != (n_states[i], n_actions[i]):
+            raise ValueError(f"reward[{i}] has shape {shape}, expected {(n_states[i], n_actions[i])} = [S_{i}, A_{i}]")
+    mdp = NetworkedMDP(
+        graph,
+        _numbers(content["gamma"], "gamma"),
+        _numbers(content["transition"], "transition"),
+        reward,
+        content.get("transition_parents") or (),
+    )
+    policy = LocalPolicy(mdp, _numbers(content["policy"], "policy"), content.get("policy_parents") or ())
+    return Instance(content.get("name", default_name), mdp, policy)
+
+
+def _sizes(key: str, content: dict[str, Any]) -> list[int]:
+    sizes = content[key]
+    if not isinstance(sizes, list) or not sizes or not all(type(size) is int and size >= 1 for size in sizes):
+        raise ValueError(f"{key} = {sizes!r} must be a list of whole numbers >= 1, one per agent")
+    return sizes
+
+
+def _numbers(value: Any, place: str) -> Any:
+    """The same nested lists with rational strings turned into floats."""
+    if isinstance(value, list):
+        return [_numbers(item, f"{place}[{k}]") for k, item in enumerate(value)]
+    if isinstance(value, str):
+        try:
+            return float(Fraction(value))
+        except (ValueError, ZeroDivisionError):
+            raise ValueError(f'{place} = {value!r} is not a number; write 0.9 or "9/10"') from None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f'{place} = {value!r} is not a number; write 0.9 or "9/10"')
+    return value

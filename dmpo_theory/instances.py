@@ -1,0 +1,96 @@
+"""Networked MDPs to check claims on: random ones with knobs, and constructive families with known answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from dmpo_theory.graph import AgentGraph
+from dmpo_theory.mdp import Array, LocalPolicy, NetworkedMDP
+
+
+def random_mdp(
+    graph: AgentGraph,
+    *,
+    n_states: int | Sequence[int] = 2,
+    n_actions: int | Sequence[int] = 2,
+    gamma: float = 0.9,
+    reward_range: tuple[float, float] = (-1.0, 1.0),
+    coupling: float = 1.0,
+    concentration: float = 1.0,
+    radius: int = 1,
+    rng: np.random.Generator | int = 0,
+) -> NetworkedMDP:
+    """A random networked MDP: symmetric Dirichlet rows, uniform rewards.
+
+    Args:
+        graph: the agents' graph.
+        n_states: ``S_i``, one number for all agents or one each.
+        n_actions: ``A_i``, likewise.
+        gamma: discount factor.
+        reward_range: lowest and highest reward: signed ``(-1, 1)``, non-negative ``(0, 1)``, non-positive ``(-1, 0)``.
+        coupling: in [0, 1]; the weight of the neighbours. Each row is ``coupling`` times a row that reads all
+            parents plus ``1 - coupling`` times one that reads the own state only.
+        concentration: Dirichlet parameter; small values give nearly deterministic rows.
+        radius: transition radius ``m``; parents are ``N_i^m``.
+        rng: generator or seed.
+    """
+    rng = np.random.default_rng(rng)
+    low, high = reward_range
+    if not low <= high:
+        raise ValueError(f"reward_range = {reward_range!r} is empty; give (lowest, highest)")
+    states, actions = _each(n_states, graph.n, "n_states"), _each(n_actions, graph.n, "n_actions")
+    parents = tuple(graph.neighbors(i, radius) for i in range(graph.n))
+    transition = tuple(
+        _coupled_rows(i, parents[i], states, (actions[i], states[i]), coupling, concentration, rng)
+        for i in range(graph.n)
+    )
+    reward = tuple(rng.uniform(low, high, (states[i], actions[i])) for i in range(graph.n))
+    return NetworkedMDP(graph, gamma, transition, reward, parents)
+
+
+def random_policy(
+    mdp: NetworkedMDP,
+    *,
+    coupling: float = 1.0,
+    concentration: float = 1.0,
+    radius: int = 1,
+    rng: np.random.Generator | int = 0,
+) -> LocalPolicy:
+    """A random local policy reading ``N_i^radius``, with the coupling and concentration of :func:`random_mdp`."""
+    rng = np.random.default_rng(rng)
+    parents = tuple(mdp.graph.neighbors(i, radius) for i in range(mdp.n))
+    table = tuple(
+        _coupled_rows(i, parents[i], mdp.n_states, (mdp.n_actions[i],), coupling, concentration, rng)
+        for i in range(mdp.n)
+    )
+    return LocalPolicy(mdp, table, parents)
+
+
+def _each(number: int | Sequence[int], n: int, name: str) -> tuple[int, ...]:
+    each = (number,) * n if isinstance(number, int) else tuple(number)
+    if len(each) != n or min(each) < 1:
+        raise ValueError(f"{name} = {number!r}; give one number >= 1, or one for each of the {n} agents")
+    return each
+
+
+def _coupled_rows(
+    i: int,
+    parents: Sequence[int],
+    states: Sequence[int],
+    outcome: tuple[int, ...],
+    coupling: float,
+    concentration: float,
+    rng: np.random.Generator,
+) -> Array:
+    if not 0 <= coupling <= 1:
+        raise ValueError(f"coupling = {coupling!r} is outside [0, 1]; 0 ignores the neighbours, 1 reads them fully")
+    if not concentration > 0:
+        raise ValueError(f"concentration = {concentration!r} must be positive; 1 is uniform over distributions")
+    alpha = np.full(outcome[-1], concentration)
+    full = rng.dirichlet(alpha, (*(states[j] for j in parents), *outcome[:-1]))
+    own = rng.dirichlet(alpha, (*(states[j] if j == i else 1 for j in parents), *outcome[:-1]))
+    mixed: Array = coupling * full + (1 - coupling) * own
+    mixed /= mixed.sum(axis=-1, keepdims=True)
+    return mixed
