@@ -15,7 +15,7 @@ from functools import cached_property
 
 import numpy as np
 
-from dmpo_theory.mdp import Array, LocalPolicy, NetworkedMDP, Parents
+from dmpo_theory.mdp import Array, LocalPolicy, NetworkedMDP, Parents, contract
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +94,7 @@ class ClosedLoop:
                 continue
             factor_axes = [*self.parents[i], n + i]
             kept = sorted((set(axes) | set(self.parents[i])) - {n + i, 2 * n})
-            tensor = _einsum(self.kernels[i], factor_axes, tensor, axes, [2 * n, *kept])
+            tensor = contract(self.kernels[i], factor_axes, tensor, axes, [2 * n, *kept])
             axes = [2 * n, *kept]
         full = [tensor.shape[0], *(self.n_states[j] if j in axes else 1 for j in range(n))]
         wide = [tensor.shape[0], *self.n_states]
@@ -115,7 +115,7 @@ class ClosedLoop:
             unread = tuple(position for position, axis in enumerate(axes) if axis < n and axis not in present)
             tensor, axes = tensor.sum(axis=unread), [axis for axis in axes if axis >= n or axis in present]
             kept = [*sorted(axis for axis in axes if axis >= n or axis in earlier), n + i]
-            tensor = _einsum(self.kernels[i], [*self.parents[i], n + i], tensor, axes, kept)
+            tensor = contract(self.kernels[i], [*self.parents[i], n + i], tensor, axes, kept)
             axes = kept
         return np.transpose(tensor, np.argsort(axes)).reshape(-1)
 
@@ -139,18 +139,10 @@ def closed_loop(mdp: NetworkedMDP, policy: LocalPolicy) -> ClosedLoop:
         members = sorted({*read, *acts})
         action, after = mdp.n, mdp.n + 1
         kernels.append(
-            _einsum(mdp.transition[i], [*read, action, after], policy.table[i], [*acts, action], [*members, after])
+            contract(mdp.transition[i], [*read, action, after], policy.table[i], [*acts, action], [*members, after])
         )
         parents.append(tuple(members))
         members = sorted({i, *acts})
-        rewards.append(_einsum(mdp.reward[i], [i, action], policy.table[i], [*acts, action], members))
+        rewards.append(contract(mdp.reward[i], [i, action], policy.table[i], [*acts, action], members))
         reward_parents.append(tuple(members))
     return ClosedLoop(mdp.n_states, tuple(parents), tuple(kernels), tuple(reward_parents), tuple(rewards))
-
-
-def _einsum(a: Array, a_axes: list[int], b: Array, b_axes: list[int], out: list[int]) -> Array:
-    """``numpy.einsum`` of two operands with any integers as labels (its own may not exceed 51)."""
-    label = {axis: k for k, axis in enumerate(dict.fromkeys([*a_axes, *b_axes]))}
-    operands = (a, [label[k] for k in a_axes], b, [label[k] for k in b_axes], [label[k] for k in out])
-    result: Array = np.einsum(*operands)  # type: ignore[call-overload]
-    return result

@@ -3,8 +3,9 @@ r"""Eqs. 1-2: exact local values, discounted occupancy and stationary law of a n
 Two routes compute with the closed-loop kernel ``P`` of :mod:`dmpo_theory.closed_loop`:
 
 * *dense*: form ``P`` and solve ``(I - gamma P) V = r`` by LU;
-* *factored*: never form ``P``; apply it factor by factor, and iterate with the MacQueen-Porteus bounds. With ``x_t = gamma^t P^t r_i`` they are rigorous and two-sided:
-  ``V_i`` lies in ``sum_{t<=k} x_t + gamma / (1 - gamma) [min x_k, max x_k]``.
+* *factored*: never form ``P``; apply it factor by factor, and iterate with the MacQueen-Porteus bounds. With
+  ``x_t = gamma^t P^t r_i`` they are rigorous and two-sided: ``V_i`` lies in
+  ``sum_{t<=k} x_t + gamma / (1 - gamma) [min x_k, max x_k]``.
 
 Every result carries its residual, computed from what is returned: ``max |r + gamma P V - V|`` bounds the error in
 value by ``residual / (1 - gamma)``.

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import InitVar, dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -151,18 +152,31 @@ def to_joint(mdp: NetworkedMDP, memory_limit_gib: float | None = None) -> tuple[
         memory_limit_gib,
     )
     letters = (range(n), range(n, 2 * n), range(2 * n, 3 * n))  # s_i, a_i, s_i'
-    operands: list[object] = []
+    operands: list[Any] = []
     for i in range(n):
         operands += [mdp.transition[i], [*mdp.transition_parents[i], n + i, 2 * n + i]]
     everything = [*letters[0], *letters[1], *letters[2]]
-    ones: list[object] = []  # every axis appears, even those that no factor reads
+    ones: list[Any] = []  # every axis appears, even those that no factor reads
     for axis, size in zip(everything, (*mdp.n_states, *mdp.n_actions, *mdp.n_states), strict=True):
         ones += [np.ones(size), [axis]]
-    kernel: Array = np.einsum(*operands, *ones, everything)  # type: ignore[call-overload]
+    kernel = contract(*operands, *ones, everything)
     reward = np.zeros((*mdp.n_states, *mdp.n_actions))
     for i in range(n):
         reward += np.expand_dims(mdp.reward[i], [k for k in range(2 * n) if k not in (i, n + i)]) / n
     return reward.reshape(states, actions), kernel.reshape(states, actions, states)
+
+
+def contract(*operands: Any) -> Array:
+    """``numpy.einsum(array, axes, array, axes, ..., axes_out)`` with any integers as axis labels."""
+    label: dict[int, int] = {}
+    for axes in operands[1::2]:
+        for axis in axes:
+            label.setdefault(axis, len(label))
+    arguments = [
+        [label[axis] for axis in operand] if position % 2 else operand for position, operand in enumerate(operands[:-1])
+    ]
+    result: Array = np.einsum(*arguments, [label[axis] for axis in operands[-1]])
+    return result
 
 
 def _arrays(name: str, tables: Sequence[npt.ArrayLike], n: int) -> tuple[Array, ...]:
