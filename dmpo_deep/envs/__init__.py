@@ -1,0 +1,93 @@
+"""Section VI-A: the environments, the contract they share, and their registry.
+
+Arrays are batch first: ``B`` independent copies, ``n`` agents, ``d`` observation features. Rewards are local, one per
+agent, in *training units*. Every random number comes from the generator passed to :meth:`NetworkedEnv.reset`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Protocol
+
+import numpy as np
+
+from dmpo_deep.envs.cacc import Platoon, catchup_start
+from dmpo_theory.errors import unknown_name
+from dmpo_theory.graph import AgentGraph
+
+Step = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, np.ndarray]]
+
+
+class RolloutEnv(Protocol):
+    """What a rollout needs, of the real environment and of the learned one alike."""
+
+    def observe(self) -> np.ndarray:
+        """Current observations ``[B, n, d]``, float32."""
+
+    def reset(self, rng: np.random.Generator, where: np.ndarray | None = None) -> np.ndarray:
+        """Start the copies marked in ``where [B]`` (all by default) anew; return the observations ``[B, n, d]``."""
+
+    def step(self, action: np.ndarray) -> Step:
+        """Apply ``action [B, n]``; a copy that ends must be reset before its next step.
+
+        Returns:
+            next observations ``[B, n, d]`` (of the state reached, before any reset), rewards ``[B, n]``,
+            ``terminated [B]`` (the task's own end: worth nothing beyond its last reward), ``truncated [B]`` (the time
+            limit: values bootstrap through it) and ``info``. ``info["step"] [B]`` is the 0-based index of the step
+            just made and ``info["metric"] [B]`` its share of the paper's metric, such that the sum over an episode
+            is the episode's score. Real environments add ``info["raw_reward"] [B, n]`` and what else they measure.
+        """
+
+
+class NetworkedEnv(RolloutEnv, Protocol):
+    """A networked control task, ``batch`` copies at a time."""
+
+    task: str
+    graph: AgentGraph
+    batch: int
+    n_actions: int
+    observation_dim: int
+    horizon: int
+
+    def termination(self, next_obs: np.ndarray, step: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Does a step ``step [B]`` that leads to ``next_obs [B, n, d]`` end the task, and at what price?
+
+        A pure function, so that rollouts in a learned model end by the same rule as real ones.
+
+        Returns:
+            ``terminated [B]`` and the reward ``[B]`` that every agent then receives instead of the step's own.
+        """
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to continue bit for bit."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what :meth:`state_dict` returned."""
+
+
+ENVIRONMENTS: Mapping[str, Callable[..., NetworkedEnv]] = {
+    "catchup": partial(Platoon, "catchup", catchup_start),
+}
+"""Task id -> factory, called with ``batch`` and the task's options."""
+
+
+def make_env(task: str, batch: int, **options: Any) -> NetworkedEnv:
+    """``batch`` copies of a task.
+
+    Raises:
+        ValueError: a task or an option that does not exist; the message names the nearest one.
+
+    Example:
+        >>> make_env("catchup", 4, collision="freeze").graph.n
+        8
+    """
+    if task not in ENVIRONMENTS:
+        raise unknown_name("task", task, ENVIRONMENTS)
+    factory = ENVIRONMENTS[task]
+    known = [name for name in inspect.signature(factory).parameters if name != "batch"]
+    for name in options:
+        if name not in known:
+            raise unknown_name(f"option of {task}", name, known)
+    return factory(batch, **options)

@@ -1,0 +1,109 @@
+"""Section IV: n independent networks held as stacked weights, fed with what kappa-hop neighbours share.
+
+Which agents an agent may hear is decided in one place, :meth:`LocalNets.gather`, by
+``AgentGraph.padded_neighbors(kappa)``: members in ascending order, padding exactly zero. Agent ``i``'s network has its
+own weights ``weight[l][i]``, so that no parameter is shared and one batched product serves all agents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dmpo_theory.graph import AgentGraph
+
+
+class LocalNets(nn.Module):
+    """One multi-layer perceptron per agent on the observations of ``N_i^kappa``, orthogonally initialised.
+
+    Args:
+        graph: the agents' graph, ``n`` agents.
+        kappa: radius of the input; ``math.inf`` for all agents.
+        features: observation features ``d`` of one agent.
+        outputs: outputs ``O`` per agent.
+        hidden: widths of the hidden (ReLU) layers.
+        rng: source of the initial weights.
+        own: features given by agent ``i`` alone, after the gathered ones (the model's action).
+        gain: scale of the last layer.
+    """
+
+    index: Tensor
+    real: Tensor
+
+    def __init__(
+        self,
+        graph: AgentGraph,
+        kappa: float,
+        features: int,
+        outputs: int,
+        hidden: Sequence[int],
+        rng: torch.Generator,
+        own: int = 0,
+        gain: float = 1.0,
+    ) -> None:
+        super().__init__()
+        index, real = graph.padded_neighbors(kappa)
+        self.register_buffer("index", torch.from_numpy(index), persistent=False)
+        self.register_buffer("real", torch.from_numpy(real), persistent=False)
+        sizes = [index.shape[1] * features + own, *hidden, outputs]
+        gains = [2**0.5] * len(hidden) + [gain]
+        weights = [torch.empty(graph.n, before, after) for before, after in pairwise(sizes)]
+        for layer, scale in zip(weights, gains, strict=True):
+            for matrix in layer:
+                nn.init.orthogonal_(matrix, scale, generator=rng)
+        self.weight = nn.ParameterList(weights)
+        self.bias = nn.ParameterList([torch.zeros(graph.n, 1, after) for after in sizes[1:]])
+
+    def gather(self, obs: Tensor) -> Tensor:
+        """What each agent hears: observations ``[..., n, d]`` to inputs ``[n, N, K d]``, ``N`` the rest flattened."""
+        heard = obs.flatten(end_dim=-3)[:, self.index]
+        heard = torch.where(self.real[..., None], heard, 0.0)
+        return heard.flatten(start_dim=2).transpose(0, 1).contiguous()
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Gathered inputs ``[n, N, F]`` to outputs ``[n, N, O]``."""
+        *hidden, last = zip(self.bias, self.weight, strict=True)
+        for bias, weight in hidden:
+            inputs = torch.baddbmm(bias, inputs, weight).relu_()
+        return torch.baddbmm(last[0], inputs, last[1])
+
+
+class Actor(nn.Module):
+    """The policies ``pi_i(a_i | s_{N_i^kappa})``, categorical, nearly uniform at the start.
+
+    Calling it acts: observations ``[B, n, d]`` and a generator to actions ``[B, n]`` and their log-probabilities.
+    """
+
+    def __init__(
+        self, graph: AgentGraph, kappa: float, features: int, actions: int, hidden: Sequence[int], rng: torch.Generator
+    ) -> None:
+        super().__init__()
+        self.net = LocalNets(graph, kappa, features, actions, hidden, rng, gain=0.01)
+
+    def log_probabilities(self, inputs: Tensor) -> Tensor:
+        """``log pi_i(. | s_{N_i})``, ``[n, N, A]``, at gathered inputs ``[n, N, F]``."""
+        return torch.log_softmax(self.net(inputs), dim=-1)
+
+    @torch.no_grad()
+    def forward(self, obs: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Sample an action for every agent."""
+        logs = self._logs(obs)
+        below = np.exp(logs.astype(np.float64)).cumsum(axis=-1)[..., :-1]
+        return _chosen(logs, (rng.random((*logs.shape[:-1], 1)) > below).sum(axis=-1))
+
+    @torch.no_grad()
+    def greedy(self, obs: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """The most probable action of every agent; ``rng`` is not used."""
+        logs = self._logs(obs)
+        return _chosen(logs, logs.argmax(axis=-1))
+
+    def _logs(self, obs: np.ndarray) -> np.ndarray:
+        return self.log_probabilities(self.net.gather(torch.from_numpy(obs))).transpose(0, 1).numpy()
+
+
+def _chosen(logs: np.ndarray, action: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return action, np.take_along_axis(logs, action[..., None], axis=-1)[..., 0]

@@ -1,0 +1,104 @@
+"""Algorithm 1, lines 4 and 9-11: one rollout function, for the real environment and for the learned one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from dmpo_deep.envs import NetworkedEnv, RolloutEnv
+
+Policy = Callable[[np.ndarray, np.random.Generator], tuple[np.ndarray, np.ndarray]]
+"""Observations ``[B, n, d]`` and a generator to actions ``[B, n]`` and their log-probabilities ``[B, n]``."""
+
+
+@dataclass(frozen=True, eq=False)
+class Trajectory:
+    """``T`` consecutive steps of ``B`` copies. ``next_obs`` is what a step led to, before any reset."""
+
+    obs: np.ndarray
+    """``[T, B, n, d]`` float32."""
+    action: np.ndarray
+    """``[T, B, n]``."""
+    log_prob: np.ndarray
+    """``[T, B, n]`` of the actions, under the policy that chose them."""
+    reward: np.ndarray
+    """``[T, B, n]`` in training units, float32."""
+    next_obs: np.ndarray
+    """``[T, B, n, d]`` float32."""
+    terminated: np.ndarray
+    """``[T, B]``: the task ended at this step."""
+    truncated: np.ndarray
+    """``[T, B]``: the time limit cut the episode at this step."""
+    step: np.ndarray
+    """``[T, B]``: 0-based index of the step in its episode."""
+    metric: np.ndarray
+    """``[T, B]``: the step's share of the paper's metric."""
+
+    @property
+    def ended(self) -> np.ndarray:
+        """``[T, B]``: the episode ended here, one way or the other."""
+        return self.terminated | self.truncated
+
+
+def rollout(env: RolloutEnv, policy: Policy, steps: int, rng: np.random.Generator) -> Trajectory:
+    """Continue ``env`` for ``steps`` steps of each copy; copies that end are reset at once."""
+    obs, rows = env.observe(), []
+    for _ in range(steps):
+        action, log_prob = policy(obs, rng)
+        next_obs, reward, terminated, truncated, info = env.step(action)
+        rows.append(
+            (obs, action, log_prob, reward.astype(np.float32), next_obs)
+            + (terminated, truncated, info["step"], info["metric"])
+        )
+        ended = terminated | truncated
+        obs = env.reset(rng, ended) if ended.any() else next_obs
+    return Trajectory(*(np.stack(column) for column in zip(*rows, strict=True)))
+
+
+class Collector:
+    """The running real environment: continues where the last rollout stopped and keeps the books.
+
+    ``env_steps`` counts every step of every copy; ``finished`` holds the metric of the episodes that the last
+    rollout ended.
+    """
+
+    def __init__(self, env: NetworkedEnv, rng: np.random.Generator) -> None:
+        self.env, self.rng = env, rng
+        self.env_steps = 0
+        self.finished: list[float] = []
+        self._running = np.zeros(env.batch)
+        env.reset(rng)
+
+    def collect(self, policy: Policy, steps: int) -> Trajectory:
+        """``steps`` more steps of each copy."""
+        trajectory = rollout(self.env, policy, steps, self.rng)
+        self.env_steps += steps * self.env.batch
+        self.finished = []
+        for metric, ended in zip(trajectory.metric, trajectory.ended, strict=True):
+            self._running += metric
+            self.finished += self._running[ended].tolist()
+            self._running[ended] = 0.0
+        return trajectory
+
+    @property
+    def train_return(self) -> float | None:
+        """Mean metric of the episodes that the last rollout ended; None if it ended none."""
+        return float(np.mean(self.finished)) if self.finished else None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Environment, generator and books."""
+        return {
+            "env": self.env.state_dict(),
+            "rng": self.rng.bit_generator.state,
+            "env_steps": self.env_steps,
+            "running": self._running.copy(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what :meth:`state_dict` returned."""
+        self.env.load_state_dict(state["env"])
+        self.rng.bit_generator.state = state["rng"]
+        self.env_steps, self._running = state["env_steps"], np.array(state["running"])
