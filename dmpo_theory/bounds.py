@@ -18,6 +18,9 @@ to the nearest agent outside the set ``U_j`` that ``V_j`` is conditioned on (inf
 
 A value moves by at most its span from the time on at which it can move at all; that is the whole proof of the first,
 and the score function's zero mean gives the factor 1/2 of the last.
+
+Bounds are plain formulas of a :class:`Setting`, so that they are floats for a float MDP and exact fractions for a
+rational one.
 """
 
 from __future__ import annotations
@@ -25,11 +28,67 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-
-import numpy as np
+from fractions import Fraction
 
 from dmpo_theory.gradient import Reading, conditioning_sets, score_bound
-from dmpo_theory.mdp import Array, LocalPolicy, NetworkedMDP
+from dmpo_theory.graph import AgentGraph
+from dmpo_theory.mdp import LocalPolicy, NetworkedMDP
+
+Number = float | Fraction
+
+
+@dataclass(frozen=True)
+class Setting:
+    """All that the bounds depend on.
+
+    Attributes:
+        graph: the agents' graph.
+        gamma: discount factor.
+        m: transition radius.
+        p: policy radius.
+        reward_range: lowest and highest reward of each agent, ``[n]``.
+        g_max: largest norm of each agent's score ``grad log pi_i``, ``[n]``.
+    """
+
+    graph: AgentGraph
+    gamma: Number
+    m: int
+    p: int
+    reward_range: tuple[tuple[Number, Number], ...]
+    g_max: tuple[Number, ...]
+
+    @classmethod
+    def of(cls, mdp: NetworkedMDP, policy: LocalPolicy) -> Setting:
+        """The setting of an MDP and a policy; scores in softmax logits, 2-norm."""
+        ranges = tuple((float(table.min()), float(table.max())) for table in mdp.reward)
+        scores = tuple(score_bound(policy, i) for i in range(mdp.n))
+        return cls(mdp.graph, mdp.gamma, mdp.radius, policy.radius, ranges, scores)
+
+    @property
+    def span(self) -> tuple[Number, ...]:
+        """``max r_i - min r_i`` of each agent."""
+        return tuple(high - low for low, high in self.reward_range)
+
+    @property
+    def r_max(self) -> Number:
+        """Largest absolute reward of any agent."""
+        return max(max(-low, high) for low, high in self.reward_range)
+
+    def discount(self, steps: float) -> Number:
+        """``gamma^steps``; 0 for infinitely many."""
+        return 0 if math.isinf(steps) else self.gamma ** int(steps)
+
+    def first_effect(self, distance: float) -> float:
+        """``tau(d)``: the first step at which a state ``distance`` hops away can matter to an agent's reward."""
+        if distance <= self.p:
+            return 0
+        speed = max(self.m, self.p)
+        return math.inf if speed == 0 or math.isinf(distance) else math.ceil((distance - self.p) / speed)
+
+    def outside_distance(self, j: int, seen: tuple[int, ...]) -> float:
+        """``o_j``: hops from agent j to the nearest agent not in ``seen``; infinite if none can be reached."""
+        unseen = [k for k in range(self.graph.n) if k not in seen]
+        return float(self.graph.hop_distance[j, unseen].min(initial=math.inf))
 
 
 @dataclass(frozen=True)
@@ -37,7 +96,7 @@ class Hypothesis:
     """A condition under which a bound is claimed, and the function that decides it."""
 
     text: str
-    holds: Callable[[NetworkedMDP, LocalPolicy], bool]
+    holds: Callable[[Setting], bool]
 
 
 @dataclass(frozen=True)
@@ -56,100 +115,72 @@ class Bound:
     source: str
     statement: str
     hypotheses: tuple[Hypothesis, ...]
-    value: Callable[[NetworkedMDP, LocalPolicy, int], Array]
+    value: Callable[[Setting, int], list[Number]]
 
-    def applies(self, mdp: NetworkedMDP, policy: LocalPolicy) -> bool:
+    def applies(self, setting: Setting) -> bool:
         """Whether every hypothesis holds."""
-        return all(hypothesis.holds(mdp, policy) for hypothesis in self.hypotheses)
+        return all(hypothesis.holds(setting) for hypothesis in self.hypotheses)
 
 
-def reward_span(mdp: NetworkedMDP) -> Array:
-    """``max r_i - min r_i`` of every agent, ``[n]``."""
-    return np.array([table.max() - table.min() for table in mdp.reward])
-
-
-def reward_size(mdp: NetworkedMDP) -> float:
-    """``r_max``: the largest absolute reward of any agent."""
-    return float(max(np.abs(table).max() for table in mdp.reward))
-
-
-def first_effect(distance: float, m: int, p: int) -> float:
-    """``tau(d)``: the first step at which a state ``distance`` hops away can matter to an agent's reward.
-
-    Example:
-        >>> [first_effect(d, m=1, p=1) for d in (0, 1, 2, 3)]
-        [0, 0, 1, 2]
-        >>> first_effect(2, m=1, p=0), first_effect(math.inf, 1, 1), first_effect(1, 0, 0)
-        (2, inf, inf)
-    """
-    if distance <= p:
-        return 0
-    speed = max(m, p)
-    return math.inf if speed == 0 or math.isinf(distance) else math.ceil((distance - p) / speed)
-
-
-def outside_distance(mdp: NetworkedMDP, j: int, seen: tuple[int, ...]) -> float:
-    """``o_j``: hops from agent j to the nearest agent not in ``seen``; infinite if all are seen or unreachable."""
-    unseen = [k for k in range(mdp.n) if k not in seen]
-    return float(mdp.graph.hop_distance[j, unseen].min(initial=math.inf))
-
-
-def theorem1_tight(mdp: NetworkedMDP, policy: LocalPolicy, kappa: int) -> Array:
+def theorem1_tight(setting: Setting, kappa: int) -> list[Number]:
     """Theorem 1, tight: equality is attained on every graph that has an agent ``kappa + 1`` hops away."""
-    delay = [
-        first_effect(outside_distance(mdp, i, mdp.graph.neighbors(i, kappa)), mdp.radius, policy.radius)
-        for i in range(mdp.n)
-    ]
-    return np.asarray(reward_span(mdp) * mdp.gamma ** np.array(delay) / (1 - mdp.gamma))
+    graph = setting.graph
+    hidden = [setting.first_effect(setting.outside_distance(i, graph.neighbors(i, kappa))) for i in range(graph.n)]
+    return [setting.span[i] * setting.discount(hidden[i]) / (1 - setting.gamma) for i in range(graph.n)]
 
 
-def remark1_tight(mdp: NetworkedMDP, policy: LocalPolicy, kappa: int) -> Array:
-    """Remark 1, tight: the mean of Theorem 1's over agents, repeated ``[n]``."""
-    return np.full(mdp.n, theorem1_tight(mdp, policy, kappa).mean())
+def remark1_tight(setting: Setting, kappa: int) -> list[Number]:
+    """Remark 1, tight: the mean of Theorem 1's over agents, the same for each agent."""
+    n = setting.graph.n
+    return [sum(theorem1_tight(setting, kappa)) / n] * n
 
 
-def theorem2_tight(reading: Reading, *, product: bool = True) -> Callable[[NetworkedMDP, LocalPolicy, int], Array]:
+def theorem2_tight(reading: Reading, *, product: bool = True) -> Callable[[Setting, int], list[Number]]:
     """Theorem 2, tight, in the given reading; ``product`` reference laws do not depend on what is seen."""
 
-    def value(mdp: NetworkedMDP, policy: LocalPolicy, kappa: int) -> Array:
-        m, p, gamma, spans = mdp.radius, policy.radius, mdp.gamma, reward_span(mdp)
-        result = np.zeros(mdp.n)
-        for i in range(mdp.n):
-            seen = conditioning_sets(mdp, i, kappa, reading)
-            for j in range(mdp.n):
-                reach = first_effect(mdp.graph.hop_distance[i, j], m, p)
-                if j not in seen:
-                    result[i] += spans[j] * gamma**reach
-                    continue
-                hidden = first_effect(outside_distance(mdp, j, seen[j]), m, p)
-                both = max(hidden, reach)
-                result[i] += spans[j] * (gamma**both + gamma ** (both if product else hidden))
-            result[i] *= score_bound(policy, i) * gamma / (2 * mdp.n * (1 - gamma))
+    def value(setting: Setting, kappa: int) -> list[Number]:
+        graph, tau = setting.graph, setting.first_effect
+        result: list[Number] = []
+        for i in range(graph.n):
+            seen = conditioning_sets(graph, i, kappa, reading)
+            total: Number = 0
+            for j in range(graph.n):
+                reach = tau(graph.hop_distance[i, j])
+                if j in seen:
+                    hidden = tau(setting.outside_distance(j, seen[j]))
+                    both = max(hidden, reach)
+                    decay = setting.discount(both) + setting.discount(both if product else hidden)
+                else:
+                    decay = setting.discount(reach)
+                total += setting.span[j] * decay
+            result.append(setting.g_max[i] * setting.gamma * total / (2 * graph.n * (1 - setting.gamma)))
         return result
 
     return value
 
 
-def _theorem1_printed(mdp: NetworkedMDP, policy: LocalPolicy, kappa: int) -> Array:
-    return np.full(mdp.n, reward_size(mdp) * mdp.gamma**kappa / (1 - mdp.gamma))
+def _theorem1_printed(setting: Setting, kappa: int) -> list[Number]:
+    bound: Number = setting.r_max * setting.discount(kappa) / (1 - setting.gamma)
+    return [bound] * setting.graph.n
 
 
-def _theorem2_printed(mdp: NetworkedMDP, policy: LocalPolicy, kappa: int) -> Array:
-    gamma, size = mdp.gamma, reward_size(mdp)
-    share = mdp.graph.mask(kappa).sum(axis=1) / mdp.n
-    scores = np.array([score_bound(policy, i) for i in range(mdp.n)])
-    # gamma^(kappa - 1) is infinite at gamma = kappa = 0; the bracket is then 1 - share.
-    power = gamma ** (kappa - 1) if gamma > 0 or kappa >= 1 else math.inf
-    bracket = 1 - (1 - gamma**2) * share
-    return np.where(bracket > 0, power * bracket, 0.0) / (1 - gamma) * size * scores
+def _theorem2_printed(setting: Setting, kappa: int) -> list[Number]:
+    gamma, n = setting.gamma, setting.graph.n
+    result: list[Number] = []
+    for i in range(n):
+        members = len(setting.graph.neighbors(i, kappa))
+        # gamma^(kappa-1) [1 - (1 - gamma^2) x], with the bracket split so that kappa = 0 needs no division at x = 1
+        outside = (1 - Fraction(members, n)) * (gamma ** (kappa - 1) if gamma > 0 or kappa > 0 else math.inf)
+        inside = Fraction(members, n) * gamma ** (kappa + 1)
+        decay = inside if members == n else outside + inside
+        result.append(decay * setting.r_max * setting.g_max[i] / (1 - gamma))
+    return result
 
 
-RADIUS_ONE = Hypothesis(
-    "transitions and policies read N_i (m, p <= 1)", lambda mdp, policy: max(mdp.radius, policy.radius) <= 1
-)
+RADIUS_ONE = Hypothesis("transitions and policies read N_i (m, p <= 1)", lambda s: max(s.m, s.p) <= 1)
 ONE_SIGNED = Hypothesis(
     "rewards of one sign",
-    lambda mdp, policy: all((t >= 0).all() for t in mdp.reward) or all((t <= 0).all() for t in mdp.reward),
+    lambda s: all(low >= 0 for low, _ in s.reward_range) or all(high <= 0 for _, high in s.reward_range),
 )
 
 _THEOREM1 = r"|V_i(s) - V_i(s_{N_i^\kappa})| \le \frac{r_{\max}}{1-\gamma}\gamma^\kappa"

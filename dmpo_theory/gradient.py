@@ -25,6 +25,7 @@ import numpy as np
 
 from dmpo_theory.closed_loop import closed_loop
 from dmpo_theory.extended import ReferenceLaw, extended_value
+from dmpo_theory.graph import AgentGraph
 from dmpo_theory.mdp import Array, LocalPolicy, NetworkedMDP, contract
 
 Reading = Literal["eq9", "theorem2"]
@@ -125,16 +126,16 @@ def truncated_state_gradient(
 ) -> Array:
     """Agent i's truncated gradient at every joint state, ``[X, A_i]``; arguments as :func:`truncated_gradient`."""
     members = mdp.graph.neighbors(i, kappa)
-    seen = conditioning_sets(mdp, i, kappa, reading)
+    seen = conditioning_sets(mdp.graph, i, kappa, reading)
     continuation = sum(extended_value(mdp, values[j], seen[j], reference) for j in members) / mdp.n
     return state_gradient(mdp, policy, i, np.asarray(continuation), _reward_weights(mdp, i, members, reward))
 
 
-def conditioning_sets(mdp: NetworkedMDP, i: int, kappa: float, reading: Reading) -> dict[int, tuple[int, ...]]:
+def conditioning_sets(graph: AgentGraph, i: int, kappa: float, reading: Reading) -> dict[int, tuple[int, ...]]:
     """``U_j``, what ``V_j`` is conditioned on in agent i's gradient, for each ``j`` in ``N_i^kappa``."""
-    members = mdp.graph.neighbors(i, kappa)
+    members = graph.neighbors(i, kappa)
     if reading == "eq9":
-        return {j: mdp.graph.neighbors(j, kappa) for j in members}
+        return {j: graph.neighbors(j, kappa) for j in members}
     if reading == "theorem2":
         return dict.fromkeys(members, members)
     raise ValueError(f'reading = {reading!r}; choose "eq9" or "theorem2"')

@@ -1,0 +1,108 @@
+"""What ``dmpo solve`` computes and writes: exact answers about one MDP under one policy, as JSON or npz.
+
+Index order is that of :mod:`dmpo_theory.mdp`; ``kappa`` runs over ``0 .. n-1``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dmpo_theory.errors import unknown_name
+from dmpo_theory.exact import Method, StateLaw, Values, local_values, occupancy
+from dmpo_theory.extended import deviation, span, uniform_law
+from dmpo_theory.gradient import Reading, policy_gradient, truncated_gradient
+from dmpo_theory.mdp import Array, LocalPolicy, NetworkedMDP
+
+
+class Solution:
+    """Exact answers, each computed when first asked for."""
+
+    def __init__(self, mdp: NetworkedMDP, policy: LocalPolicy, method: Method = "auto") -> None:
+        self.mdp, self.policy, self.method = mdp, policy, method
+
+    @cached_property
+    def local_values(self) -> Values:
+        """``V_i(x)`` with its residual."""
+        return local_values(self.mdp, self.policy, method=self.method)
+
+    @cached_property
+    def occupancy(self) -> StateLaw:
+        """Normalised discounted occupancy from a uniform start."""
+        return occupancy(self.mdp, self.policy, method=self.method)
+
+    def gradient(self) -> list[Array]:
+        """``g_i`` in softmax logits under the occupancy."""
+        return list(policy_gradient(self.mdp, self.policy, self.local_values.values, self.occupancy.law))
+
+    def truncated_gradients(self, reading: Reading) -> list[list[Array]]:
+        """The truncated gradient ``[i][kappa]`` under the occupancy, for the uniform reference law."""
+        uniform = uniform_law(self.mdp)
+        by_kappa = [
+            truncated_gradient(
+                self.mdp,
+                self.policy,
+                self.local_values.values,
+                self.occupancy.law,
+                kappa,
+                reference=uniform,
+                reading=reading,
+            )
+            for kappa in range(self.mdp.n)
+        ]
+        return [[gradients[i] for gradients in by_kappa] for i in range(self.mdp.n)]
+
+
+FIELDS: dict[str, Callable[[Solution], Any]] = {
+    "values": lambda s: s.local_values.values,
+    "occupancy_uniform_start": lambda s: s.occupancy.law,
+    "gradient": lambda s: s.gradient(),
+    "span": lambda s: span(s.mdp, s.local_values.values),
+    "deviation_uniform": lambda s: deviation(s.mdp, s.local_values.values, uniform_law(s.mdp)),
+    "truncated_gradient_thm2_uniform": lambda s: s.truncated_gradients("theorem2"),
+    "truncated_gradient_eq9_uniform": lambda s: s.truncated_gradients("eq9"),
+    "residual": lambda s: float(s.local_values.residual.max()),
+}
+"""Everything that can be asked for, by name."""
+
+
+def solve(
+    mdp: NetworkedMDP, policy: LocalPolicy, fields: Sequence[str] = tuple(FIELDS), method: Method = "auto"
+) -> dict[str, Any]:
+    """The named fields of :data:`FIELDS`, in that order; ``residual`` is always among them.
+
+    Raises:
+        ValueError: a field is not known; the message suggests the nearest.
+        ProblemTooLarge: as :func:`dmpo_theory.exact.local_values`.
+    """
+    for field in fields:
+        if field not in FIELDS:
+            raise unknown_name("field", field, FIELDS)
+    solution = Solution(mdp, policy, method)
+    return {field: FIELDS[field](solution) for field in dict.fromkeys([*fields, "residual"])}
+
+
+def write_json(answers: dict[str, Any], path: Path) -> None:
+    """Nested lists, numbers in full."""
+    path.write_text(json.dumps(answers, default=lambda array: np.asarray(array).tolist()))
+
+
+def write_npz(answers: dict[str, Any], path: Path) -> None:
+    """One array a field, or ``field/i`` and ``field/i/kappa`` where agents' shapes may differ."""
+    arrays: dict[str, Array] = {}
+
+    def collect(name: str, value: Any) -> None:
+        if isinstance(value, list):
+            for k, item in enumerate(value):
+                collect(f"{name}/{k}", item)
+        else:
+            arrays[name] = np.asarray(value)
+
+    for field, value in answers.items():
+        collect(field, value)
+    np.savez_compressed(path, **arrays)  # type: ignore[arg-type]

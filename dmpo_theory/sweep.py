@@ -1,0 +1,261 @@
+"""Check Theorem 1, Remark 1 and Theorem 2 on many instances, and draw a verdict from what was found.
+
+Random instances show how far typical errors lie below the bounds; they have no power to refute them. Constructive
+ones, in exact fractions, attain the tight bounds and break the printed ones. A verdict says what both found.
+"""
+
+from __future__ import annotations
+
+import csv
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+
+from dmpo_theory.bounds import BOUNDS, Number, Setting
+from dmpo_theory.constructive import (
+    NON_NEGATIVE,
+    NON_POSITIVE,
+    SIGNED,
+    Witness,
+    flooding_gradient,
+    flooding_values,
+    shift_register_witness,
+    three_agent_star_witness,
+)
+from dmpo_theory.exact import local_values
+from dmpo_theory.extended import mean_span, span, uniform_law
+from dmpo_theory.gradient import Reading, state_gradient, truncated_state_gradient
+from dmpo_theory.graph import FAMILIES, AgentGraph, named_graph
+from dmpo_theory.instances import random_mdp, random_policy
+from dmpo_theory.mdp import Array, LocalPolicy, NetworkedMDP
+
+ROUNDING = 1e-9
+"""A float error may exceed its bound by this fraction before it counts as a violation; fractions by nothing."""
+REWARDS = {"signed": SIGNED, "non-negative": NON_NEGATIVE, "non-positive": NON_POSITIVE}
+
+
+@dataclass(frozen=True)
+class Check:
+    """One bound held against one exact error.
+
+    Attributes:
+        bound: key in :data:`dmpo_theory.bounds.BOUNDS`.
+        instance: what was checked.
+        n: its number of agents.
+        rewards: sign of the rewards.
+        gamma: discount factor.
+        kappa: radius of the truncation.
+        agent: the agent whose ratio is worst.
+        error: the exact error of truncation, the worst over states and, for Theorem 1 and Remark 1, reference laws.
+        value: the bound.
+        unit: ``r_max / (1 - gamma)``, for Theorem 2 times ``g_max``: what makes instances comparable in a figure.
+    """
+
+    bound: str
+    instance: str
+    n: int
+    rewards: str
+    gamma: float
+    kappa: int
+    agent: int
+    error: Number
+    value: Number
+    unit: float
+
+    @property
+    def ratio(self) -> Number:
+        """Error over bound; 0 where both vanish."""
+        if self.value == 0:
+            return 0 if self.error <= ROUNDING * self.unit else float("inf")
+        return self.error / self.value
+
+    @property
+    def slack(self) -> Number:
+        """Bound minus error; negative where the bound is violated."""
+        return self.value - self.error
+
+    @property
+    def violated(self) -> bool:
+        """Whether the error exceeds the bound, by more than rounding if it is a float."""
+        return self.ratio > (1 if isinstance(self.ratio, Fraction) else 1 + ROUNDING)
+
+    @property
+    def attained(self) -> bool:
+        """Whether error and bound are equal fractions."""
+        return isinstance(self.ratio, Fraction) and self.ratio == 1
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What all checks of one bound say.
+
+    Attributes:
+        bound: key in :data:`dmpo_theory.bounds.BOUNDS`.
+        verdict: "fails", "holds" or "holds, tight".
+        checks: number of (instance, kappa) pairs on which its hypotheses hold.
+        violations: on how many of them the error exceeds the bound.
+        worst: the check with the largest ratio.
+        witness: what the verdict rests on: the smallest instance that violates the bound; else one that attains it;
+            else the worst.
+    """
+
+    bound: str
+    verdict: str
+    checks: int
+    violations: int
+    worst: Check
+    witness: Check
+
+
+def check_instance(name: str, rewards: str, mdp: NetworkedMDP, policy: LocalPolicy) -> Iterator[Check]:
+    """Every bound whose hypotheses hold, for every kappa up to the diameter; for each the worst agent.
+
+    Theorem 2 takes the worst joint state, hence the worst law of the state, and the uniform reference law.
+    """
+    setting = Setting.of(mdp, policy)
+    values = local_values(mdp, policy).values
+    spans, mean_spans = span(mdp, values), mean_span(mdp, values)
+    exact = [state_gradient(mdp, policy, i, values.mean(axis=0), np.full(mdp.n, 1 / mdp.n)) for i in range(mdp.n)]
+    for kappa in range(mdp.graph.diameter + 1):
+        errors = {
+            "theorem1": spans[:, kappa],
+            "remark1": np.full(mdp.n, mean_spans[kappa]),
+            "theorem2": _gradient_errors(mdp, policy, values, exact, kappa, "eq9"),
+            "theorem2ii": _gradient_errors(mdp, policy, values, exact, kappa, "theorem2"),
+        }
+        for key, bound in BOUNDS.items():
+            if bound.applies(setting):
+                found = [float(error) for error in errors[key.split("-")[0]]]
+                yield _worst_agent(key, name, rewards, kappa, range(mdp.n), found, setting)
+
+
+def check_witness(witness: Witness, rewards: str, keys: Iterable[str]) -> Iterator[Check]:
+    """The given bounds against an exact error, where their hypotheses hold."""
+    for key in keys:
+        if BOUNDS[key].applies(witness.setting):
+            yield _worst_agent(
+                key, witness.name, rewards, witness.kappa, witness.agents, witness.errors, witness.setting
+            )
+
+
+def random_checks(
+    families: Sequence[str], n: int, gamma: float, couplings: Sequence[float], seeds: Sequence[int]
+) -> Iterator[list[Check]]:
+    """Checks of random instances, one list an instance: every family, coupling, sign of rewards and seed."""
+    for family, coupling, rewards, seed in itertools.product(families, couplings, REWARDS, seeds):
+        graph = _family_graph(family, n, seed)
+        rng = np.random.default_rng([seed, n])
+        low, high = (float(end) for end in REWARDS[rewards])
+        mdp = random_mdp(graph, gamma=gamma, reward_range=(low, high), coupling=coupling, concentration=0.3, rng=rng)
+        policy = random_policy(mdp, coupling=coupling, concentration=0.3, rng=rng)
+        yield list(check_instance(f"random {family}({n}), coupling {coupling:g}, seed {seed}", rewards, mdp, policy))
+
+
+def constructive_checks(families: Sequence[str], n: int, gamma: Fraction, seed: int = 0) -> Iterator[list[Check]]:
+    """Exact checks of the constructive instances: the small counterexamples, then flooding on every family."""
+    theorem1, remark1, theorem2, theorem2ii = (
+        [key for key in BOUNDS if key.split("-")[0] == claim]
+        for claim in ("theorem1", "remark1", "theorem2", "theorem2ii")
+    )
+    for rewards, ends in REWARDS.items():
+        for kappa in range(3):
+            yield list(check_witness(shift_register_witness(kappa, gamma, ends), rewards, theorem1))
+        yield list(check_witness(three_agent_star_witness(gamma, ends), rewards, theorem2))
+    for family, (rewards, ends) in itertools.product(families, REWARDS.items()):
+        graph = _family_graph(family, n, seed)
+        name = f"flooding on {family}({n})"
+        for kappa in range(graph.diameter + 1):
+            values = flooding_values(graph, kappa, gamma, ends, name=name)
+            found = [*check_witness(values, rewards, theorem1), *check_witness(values.mean(), rewards, remark1)]
+            for i in range(n):
+                eq9 = flooding_gradient(graph, i, kappa, gamma, "eq9", ends, name=name)
+                text = flooding_gradient(graph, i, kappa, gamma, "theorem2", ends, name=name)
+                found += [*check_witness(eq9, rewards, theorem2), *check_witness(text, rewards, theorem2ii)]
+            yield found
+
+
+def verdicts(checks: Iterable[Check]) -> list[Verdict]:
+    """One verdict for each bound that was checked, in the order of :data:`dmpo_theory.bounds.BOUNDS`."""
+    by_key: dict[str, list[Check]] = {key: [] for key in BOUNDS}
+    for check in checks:
+        by_key[check.bound].append(check)
+    result = []
+    for key, found in by_key.items():
+        if not found:
+            continue
+        worst = max(found, key=lambda check: float(check.ratio))
+        broken = [check for check in found if check.violated]
+        attained = [check for check in found if check.attained]
+        word = "fails" if broken else "holds, tight" if attained else "holds"
+        witness = min(broken or attained or [worst], key=lambda check: check.n)
+        result.append(Verdict(key, word, len(found), len(broken), worst, witness))
+    return result
+
+
+COLUMNS = (
+    "bound",
+    "instance",
+    "rewards",
+    "gamma",
+    "kappa",
+    "agent",
+    "error",
+    "value",
+    "slack",
+    "ratio",
+    "unit",
+    "exact_ratio",
+)
+
+
+def write_checks(checks: Iterable[Check], path: Path) -> None:
+    """One row a check; ``exact_ratio`` is a fraction for exact instances and empty for float ones."""
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(COLUMNS)
+        for c in checks:
+            exact = str(c.ratio) if isinstance(c.ratio, Fraction) else ""
+            numbers = [repr(float(x)) for x in (c.error, c.value, c.slack, c.ratio, c.unit)]
+            writer.writerow([c.bound, c.instance, c.n, c.rewards, c.gamma, c.kappa, c.agent, *numbers, exact])
+
+
+def _family_graph(family: str, n: int, seed: int) -> AgentGraph:
+    return named_graph(family, n, np.random.default_rng([seed, list(FAMILIES).index(family), n]))
+
+
+def _gradient_errors(
+    mdp: NetworkedMDP, policy: LocalPolicy, values: Array, exact: list[Array], kappa: int, reading: Reading
+) -> Array:
+    worst = []
+    for i in range(mdp.n):
+        truncated = truncated_state_gradient(mdp, policy, i, values, kappa, reference=uniform_law(mdp), reading=reading)
+        worst.append(np.linalg.norm(exact[i] - truncated, axis=1).max())
+    return np.array(worst)
+
+
+def _worst_agent(
+    key: str, name: str, rewards: str, kappa: int, agents: Sequence[int], errors: Sequence[Number], setting: Setting
+) -> Check:
+    bound = BOUNDS[key].value(setting, kappa)
+    checks = []
+    for agent, error in zip(agents, errors, strict=True):
+        unit = setting.r_max / (1 - setting.gamma) * (setting.g_max[agent] if key.startswith("theorem2") else 1)
+        checks.append(
+            Check(
+                key,
+                name,
+                setting.graph.n,
+                rewards,
+                float(setting.gamma),
+                kappa,
+                agent,
+                error,
+                bound[agent],
+                float(unit),
+            )
+        )
+    return max(checks, key=lambda check: float(check.ratio))
