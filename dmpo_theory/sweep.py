@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import csv
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,8 @@ from dmpo_theory.constructive import (
 from dmpo_theory.exact import local_values
 from dmpo_theory.extended import mean_span, span, uniform_law
 from dmpo_theory.gradient import Reading, state_gradient, truncated_state_gradient
-from dmpo_theory.graph import FAMILIES, AgentGraph, named_graph
+from dmpo_theory.graph import FAMILIES, AgentGraph, named_graph, path
+from dmpo_theory.instance_file import Instance
 from dmpo_theory.instances import random_mdp, random_policy
 from dmpo_theory.mdp import Array, LocalPolicy, NetworkedMDP
 
@@ -110,6 +112,13 @@ class Verdict:
     worst: Check
     witness: Check
 
+    @property
+    def because(self) -> str:
+        """The witness in words."""
+        c = self.witness
+        ratio = str(c.ratio) if isinstance(c.ratio, Fraction) and len(str(c.ratio)) < 8 else f"{float(c.ratio):.3f}"
+        return f"{c.instance}, {c.rewards}, kappa {c.kappa}: ratio {ratio}"
+
 
 def check_instance(name: str, rewards: str, mdp: NetworkedMDP, policy: LocalPolicy) -> Iterator[Check]:
     """Every bound whose hypotheses hold, for every kappa up to the diameter; for each the worst agent.
@@ -133,49 +142,80 @@ def check_instance(name: str, rewards: str, mdp: NetworkedMDP, policy: LocalPoli
                 yield _worst_agent(key, name, rewards, kappa, range(mdp.n), found, setting)
 
 
-def check_witness(witness: Witness, rewards: str, keys: Iterable[str]) -> Iterator[Check]:
-    """The given bounds against an exact error, where their hypotheses hold."""
-    for key in keys:
-        if BOUNDS[key].applies(witness.setting):
+def check_witness(witness: Witness, rewards: str, claim: str) -> Iterator[Check]:
+    """Every bound of a claim, such as ``"theorem1"``, against an exact error, where its hypotheses hold."""
+    for key, bound in BOUNDS.items():
+        if key.split("-")[0] == claim and bound.applies(witness.setting):
             yield _worst_agent(
                 key, witness.name, rewards, witness.kappa, witness.agents, witness.errors, witness.setting
             )
 
 
-def random_checks(
+Job = Callable[[], list[Check]]
+"""A piece of work that takes from milliseconds to seconds; pickles, so that it can run anywhere."""
+
+
+def instance_jobs(instances: Iterable[Instance]) -> list[Job]:
+    """One job for each instance."""
+    return [partial(_check_loaded, instance) for instance in instances]
+
+
+def random_jobs(
     families: Sequence[str], n: int, gamma: float, couplings: Sequence[float], seeds: Sequence[int]
-) -> Iterator[list[Check]]:
-    """Checks of random instances, one list an instance: every family, coupling, sign of rewards and seed."""
-    for family, coupling, rewards, seed in itertools.product(families, couplings, REWARDS, seeds):
-        graph = _family_graph(family, n, seed)
-        rng = np.random.default_rng([seed, n])
-        low, high = (float(end) for end in REWARDS[rewards])
-        mdp = random_mdp(graph, gamma=gamma, reward_range=(low, high), coupling=coupling, concentration=0.3, rng=rng)
-        policy = random_policy(mdp, coupling=coupling, concentration=0.3, rng=rng)
-        yield list(check_instance(f"random {family}({n}), coupling {coupling:g}, seed {seed}", rewards, mdp, policy))
+) -> list[Job]:
+    """One job a random instance: every family, coupling, sign of rewards and seed."""
+    return [
+        partial(_check_random, family, n, gamma, coupling, rewards, seed)
+        for family, coupling, rewards, seed in itertools.product(families, couplings, REWARDS, seeds)
+    ]
 
 
-def constructive_checks(families: Sequence[str], n: int, gamma: Fraction, seed: int = 0) -> Iterator[list[Check]]:
-    """Exact checks of the constructive instances: the small counterexamples, then flooding on every family."""
-    theorem1, remark1, theorem2, theorem2ii = (
-        [key for key in BOUNDS if key.split("-")[0] == claim]
-        for claim in ("theorem1", "remark1", "theorem2", "theorem2ii")
-    )
-    for rewards, ends in REWARDS.items():
-        for kappa in range(3):
-            yield list(check_witness(shift_register_witness(kappa, gamma, ends), rewards, theorem1))
-        yield list(check_witness(three_agent_star_witness(gamma, ends), rewards, theorem2))
-    for family, (rewards, ends) in itertools.product(families, REWARDS.items()):
-        graph = _family_graph(family, n, seed)
-        name = f"flooding on {family}({n})"
-        for kappa in range(graph.diameter + 1):
-            values = flooding_values(graph, kappa, gamma, ends, name=name)
-            found = [*check_witness(values, rewards, theorem1), *check_witness(values.mean(), rewards, remark1)]
-            for i in range(n):
-                eq9 = flooding_gradient(graph, i, kappa, gamma, "eq9", ends, name=name)
-                text = flooding_gradient(graph, i, kappa, gamma, "theorem2", ends, name=name)
-                found += [*check_witness(eq9, rewards, theorem2), *check_witness(text, rewards, theorem2ii)]
-            yield found
+def constructive_jobs(families: Sequence[str], n: int, gamma: Fraction) -> list[Job]:
+    """The small counterexamples, then the flooding instances of every family, in exact fractions."""
+    small = [partial(_check_small, gamma, rewards) for rewards in REWARDS]
+    return [*small, *(partial(_check_flooding, f, n, gamma, r) for f, r in itertools.product(families, REWARDS))]
+
+
+def _check_loaded(instance: Instance) -> list[Check]:
+    low = min(float(table.min()) for table in instance.mdp.reward)
+    high = max(float(table.max()) for table in instance.mdp.reward)
+    rewards = "non-negative" if low >= 0 else "non-positive" if high <= 0 else "signed"
+    return list(check_instance(instance.name, rewards, instance.mdp, instance.policy))
+
+
+def _check_random(family: str, n: int, gamma: float, coupling: float, rewards: str, seed: int) -> list[Check]:
+    low, high = (float(end) for end in REWARDS[rewards])
+    graph = _family_graph(family, n, seed)
+    rng = np.random.default_rng([seed, n])
+    mdp = random_mdp(graph, gamma=gamma, reward_range=(low, high), coupling=coupling, concentration=0.3, rng=rng)
+    policy = random_policy(mdp, coupling=coupling, concentration=0.3, rng=rng)
+    return list(check_instance(f"random {family}({n}), coupling {coupling:g}, seed {seed}", rewards, mdp, policy))
+
+
+def _check_small(gamma: Fraction, rewards: str) -> list[Check]:
+    found: list[Check] = []
+    for kappa in range(4):
+        found += check_witness(shift_register_witness(kappa, gamma, REWARDS[rewards]), rewards, "theorem1")
+        name = f"flooding on path({kappa + 2})"
+        end = flooding_gradient(path(kappa + 2), 0, kappa, gamma, "theorem2", REWARDS[rewards], name=name)
+        found += check_witness(end, rewards, "theorem2ii")
+    pair = flooding_values(path(2), 0, gamma, REWARDS[rewards], name="flooding on path(2)")
+    found += check_witness(pair.mean(), rewards, "remark1")
+    found += check_witness(three_agent_star_witness(gamma, REWARDS[rewards]), rewards, "theorem2")
+    return found
+
+
+def _check_flooding(family: str, n: int, gamma: Fraction, rewards: str) -> list[Check]:
+    graph, ends, name = _family_graph(family, n, 0), REWARDS[rewards], f"flooding on {family}({n})"
+    found: list[Check] = []
+    for kappa in range(graph.diameter + 1):
+        values = flooding_values(graph, kappa, gamma, ends, name=name)
+        found += [*check_witness(values, rewards, "theorem1"), *check_witness(values.mean(), rewards, "remark1")]
+        for i in range(n):
+            eq9 = flooding_gradient(graph, i, kappa, gamma, "eq9", ends, name=name)
+            text = flooding_gradient(graph, i, kappa, gamma, "theorem2", ends, name=name)
+            found += [*check_witness(eq9, rewards, "theorem2"), *check_witness(text, rewards, "theorem2ii")]
+    return found
 
 
 def verdicts(checks: Iterable[Check]) -> list[Verdict]:
@@ -197,30 +237,32 @@ def verdicts(checks: Iterable[Check]) -> list[Verdict]:
 
 
 COLUMNS = (
-    "bound",
-    "instance",
-    "rewards",
-    "gamma",
-    "kappa",
-    "agent",
-    "error",
-    "value",
-    "slack",
-    "ratio",
-    "unit",
-    "exact_ratio",
+    *("bound", "instance", "n", "rewards", "gamma", "kappa", "agent"),
+    *("error", "value", "slack", "ratio", "unit", "exact_ratio"),
 )
 
 
-def write_checks(checks: Iterable[Check], path: Path) -> None:
+def write_checks(checks: Iterable[Check], file_path: Path) -> None:
     """One row a check; ``exact_ratio`` is a fraction for exact instances and empty for float ones."""
-    with path.open("w", newline="") as file:
+    with file_path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
         for c in checks:
             exact = str(c.ratio) if isinstance(c.ratio, Fraction) else ""
             numbers = [repr(float(x)) for x in (c.error, c.value, c.slack, c.ratio, c.unit)]
             writer.writerow([c.bound, c.instance, c.n, c.rewards, c.gamma, c.kappa, c.agent, *numbers, exact])
+
+
+def write_verdicts(found: Iterable[Verdict], file_path: Path) -> None:
+    """One row a bound."""
+    with file_path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("bound", "source", "hypotheses", "verdict", "checks", "violations", "worst_ratio", "witness"))
+        for v in found:
+            bound = BOUNDS[v.bound]
+            hypotheses = "; ".join(hypothesis.text for hypothesis in bound.hypotheses)
+            ratio = repr(float(v.worst.ratio))
+            writer.writerow([v.bound, bound.source, hypotheses, v.verdict, v.checks, v.violations, ratio, v.because])
 
 
 def _family_graph(family: str, n: int, seed: int) -> AgentGraph:

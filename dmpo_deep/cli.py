@@ -1,0 +1,261 @@
+"""The command line, ``dmpo``: thin wrappers that parse, call one library function, and say where its results lie."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import sys
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import tyro
+from tyro.conf import FlagCreatePairsOff, Positional
+
+DESCRIPTION = """Networked multi-agent control: check the theory exactly, train DMPO and its baselines.
+
+The exact half:
+  dmpo solve FILE --out answers.json      values, gradients and spans of one MDP
+  dmpo bounds --out runs/bounds           Theorem 1, Remark 1, Theorem 2: verdicts and a figure
+
+The learner:
+  dmpo train catchup --algo dmpo --seed 0 --out runs/dmpo-s0
+  dmpo evaluate runs/dmpo-s0
+  dmpo plot runs/dmpo-s0 runs/dppo-s0 --out runs/figures
+
+`dmpo COMMAND --help` explains each."""
+
+EXTRAS = {"torch": "deep", "safetensors": "deep", "tensorboard": "deep", "matplotlib": "plot"}
+
+
+def solve(
+    file: Positional[Path],
+    out: Path,
+    fields: str = "",
+    npz: bool = False,
+    method: str = "auto",
+    overwrite: bool = False,
+) -> None:
+    """Exact answers about the MDP and policy in an instance file.
+
+    Args:
+        file: instance file, format networked-mdp/1 (see examples/).
+        out: file to write.
+        fields: comma-separated names of what to compute; all by default.
+        npz: write arrays (numpy .npz) instead of JSON.
+        method: auto, dense or factored.
+        overwrite: replace an existing file.
+    """
+    from dmpo_theory.instance_file import load_instance
+    from dmpo_theory.solution import FIELDS, solve, write_json, write_npz
+
+    if out.exists() and not overwrite:
+        raise FileExistsError(f"{out} exists; give another --out, or --overwrite to replace it")
+    wanted = [name.strip() for name in fields.split(",")] if fields else list(FIELDS)
+    instance = load_instance(file)
+    answers = solve(instance.mdp, instance.policy, wanted, method)  # type: ignore[arg-type]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    (write_npz if npz else write_json)(answers, out)
+    print(f"{instance.name}: {instance.mdp!r}, residual {answers['residual']:.2g}")
+    print(f"Results: {out} ({', '.join(answers)})")
+
+
+def bounds(
+    out: Path,
+    instance: tuple[Path, ...] = (),
+    families: str = "",
+    n: int = 8,
+    gamma: str = "9/10",
+    couplings: tuple[float, ...] = (0.3, 1.0),
+    seeds: int = 1,
+) -> None:
+    """Hold Theorem 1, Remark 1 and Theorem 2, as printed and as corrected, against exact errors.
+
+    Random instances show typical errors, constructive ones in exact fractions attain or break the bounds. Ends with
+    one verdict a bound, the figure of bounds against kappa, and the CSV files behind both.
+
+    Args:
+        out: folder for verdicts.csv, checks.csv, bounds.png and bounds.pdf; must not exist.
+        instance: instance files of your own to check instead of random ones.
+        families: comma-separated graph families; all by default.
+        n: number of agents.
+        gamma: discount factor, 0.9 or 9/10.
+        couplings: weights of the neighbours in random instances, each in [0, 1].
+        seeds: random instances for each family, coupling and sign of the rewards.
+    """
+    from tqdm import tqdm
+
+    from dmpo_theory.errors import unknown_name
+    from dmpo_theory.graph import FAMILIES
+    from dmpo_theory.instance_file import load_instance
+    from dmpo_theory.sweep import (
+        Check,
+        constructive_jobs,
+        instance_jobs,
+        random_jobs,
+        verdicts,
+        write_checks,
+        write_verdicts,
+    )
+
+    if out.exists():
+        raise FileExistsError(f"{out} exists; give another --out")
+    chosen = [name.strip() for name in families.split(",")] if families else list(FAMILIES)
+    for name in chosen:
+        if name not in FAMILIES:
+            raise unknown_name("graph family", name, FAMILIES)
+    discount = _fraction("--gamma", gamma)
+    if not 0 <= discount < 1:
+        raise ValueError(f"--gamma {gamma} is outside [0, 1); use a discount factor such as 9/10")
+    loaded = [load_instance(path) for path in instance]
+    given = instance_jobs(loaded) if loaded else random_jobs(chosen, n, float(discount), couplings, range(seeds))
+    out.mkdir(parents=True)
+    checks: list[Check] = []
+    for job in tqdm([*given, *constructive_jobs(chosen, n, discount)], desc="bounds", unit="instance"):
+        checks += job()
+    found = verdicts(checks)
+    write_checks(checks, out / "checks.csv")
+    write_verdicts(found, out / "verdicts.csv")
+    print(
+        _table(
+            ("bound", "verdict", "violated", "worst ratio", "witness"),
+            [
+                (v.bound, v.verdict, f"{v.violations}/{v.checks}", f"{float(v.worst.ratio):.4f}", v.because)
+                for v in found
+            ],
+        )
+    )
+    files = "verdicts.csv, checks.csv"
+    if importlib.util.find_spec("matplotlib"):
+        from dmpo_theory.plots import plot_bounds
+
+        plot_bounds(checks, out / "bounds.png")
+        files += ", bounds.png, bounds.pdf"
+    else:
+        print("No figure: " + _missing("matplotlib"))
+    print(f"Results: {out} ({files})")
+
+
+def train(
+    task: Positional[str],
+    algo: str = "dmpo",
+    seed: int = 0,
+    steps: int = 12_000,
+    out: Path | None = None,
+    preset: str = "tuned",
+    set: tuple[str, ...] = (),
+    eval_every: int = 1_200,
+    resume: bool = False,
+) -> None:
+    """Train an algorithm on a task. Ctrl-C stops after the epoch; --resume goes on, bit for bit.
+
+    Args:
+        task: catchup.
+        algo: dmpo or dppo.
+        seed: of everything random in training.
+        steps: environment steps in all, warm-up included; one step of one copy of the environment counts as one.
+        out: run directory; runs/TASK-ALGO-sSEED by default.
+        preset: tuned, or paper for Table I.
+        set: hyper-parameters to change, each KEY=VALUE, for example --set lr_actor=1e-3 kappa_critic=1.
+        eval_every: environment steps between evaluations.
+        resume: continue the run in OUT.
+    """
+    _require("torch", "safetensors", "tensorboard")
+    from dmpo_deep.train import train
+
+    run = train(
+        task,
+        algo,
+        seed,
+        steps,
+        out or Path("runs") / f"{task}-{algo}-s{seed}",
+        preset=preset,
+        overrides=set,
+        resume=resume,
+        eval_every=eval_every,
+    )
+    print(f"Results: {run} (progress.csv, TensorBoard events, checkpoint; next: dmpo evaluate {run})")
+
+
+def evaluate(target: Positional[str], controller: str | None = None, out: Path | None = None) -> None:
+    """The paper's metric of a trained run, sampled and greedy, or of a task's reference controllers.
+
+    Args:
+        target: run directory, or a task such as catchup.
+        controller: one reference controller of the task; all of them by default.
+        out: CSV file, one row per policy and draw; evaluation.csv inside a run by default.
+    """
+    _require("torch", "safetensors")
+    from dmpo_deep.evaluate import evaluate
+
+    for name, result in evaluate(target, controller, out).items():
+        print(f"{name}: {result}")
+
+
+def plot(runs: Positional[tuple[Path, ...]], out: Path) -> None:
+    """Learning curves of runs, and their table against the reference controllers.
+
+    Runs of one task and algorithm are taken together: interquartile mean with a 95 % bootstrap interval from three
+    seeds on.
+
+    Args:
+        runs: run directories.
+        out: folder for learning.png, learning.pdf, learning.csv and table.csv.
+    """
+    _require("torch", "matplotlib")
+    from dmpo_deep.report import plot
+
+    folder = plot(runs, out)
+    with (folder / "table.csv").open(newline="") as file:
+        header, *rows = csv.reader(file)
+    print(_table(header, rows))
+    print(f"Results: {folder} (learning.png, learning.pdf, learning.csv, table.csv)")
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    lines = [header, ["-" * width for width in widths], *rows]
+    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines)
+
+
+def _fraction(option: str, text: str) -> Fraction:
+    try:
+        return Fraction(text)
+    except (ValueError, ZeroDivisionError):
+        raise ValueError(f"{option} {text} is not a number; write 0.9 or 9/10") from None
+
+
+def _missing(module: str) -> str:
+    extra = EXTRAS[module]
+    return f"{module} is not installed; pip install 'dmpo[{extra}]' (in a clone: pip install -e '.[{extra}]')"
+
+
+def _require(*modules: str) -> None:
+    for module in modules:
+        if importlib.util.find_spec(module) is None:
+            raise ImportError(_missing(module))
+
+
+COMMANDS: dict[str, Callable[..., Any]] = {
+    "solve": solve,
+    "bounds": bounds,
+    "train": train,
+    "evaluate": evaluate,
+    "plot": plot,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point of the script ``dmpo``: 0 on success, 2 on an error of the user's, 130 after Ctrl-C."""
+    try:
+        tyro.extras.subcommand_cli_from_dict(
+            COMMANDS, prog="dmpo", description=DESCRIPTION, args=arguments, config=(FlagCreatePairsOff,)
+        )
+    except (ValueError, OSError, MemoryError, ArithmeticError, ImportError, RuntimeError) as error:
+        print(f"dmpo: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as stop:
+        print(f"dmpo: stopped. {stop}", file=sys.stderr)
+        return 130
+    return 0
