@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from dmpo_deep.envs import NetworkedEnv, RolloutEnv
-
-Policy = Callable[[np.ndarray, np.random.Generator], tuple[np.ndarray, np.ndarray]]
-"""Observations ``[B, n, d]`` and a generator to actions ``[B, n]`` and their log-probabilities ``[B, n]``."""
+from dmpo_deep.envs import NetworkedEnv, Policy, RolloutEnv
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +37,8 @@ class Trajectory:
     @property
     def ended(self) -> np.ndarray:
         """``[T, B]``: the episode ended here, one way or the other."""
-        return self.terminated | self.truncated
+        ended: np.ndarray = self.terminated | self.truncated
+        return ended
 
 
 def rollout(env: RolloutEnv, policy: Policy, steps: int, rng: np.random.Generator) -> Trajectory:
@@ -49,10 +47,8 @@ def rollout(env: RolloutEnv, policy: Policy, steps: int, rng: np.random.Generato
     for _ in range(steps):
         action, log_prob = policy(obs, rng)
         next_obs, reward, terminated, truncated, info = env.step(action)
-        rows.append(
-            (obs, action, log_prob, reward.astype(np.float32), next_obs)
-            + (terminated, truncated, info["step"], info["metric"])
-        )
+        reward = reward.astype(np.float32)
+        rows.append((obs, action, log_prob, reward, next_obs, terminated, truncated, info["step"], info["metric"]))
         ended = terminated | truncated
         obs = env.reset(rng, ended) if ended.any() else next_obs
     return Trajectory(*(np.stack(column) for column in zip(*rows, strict=True)))

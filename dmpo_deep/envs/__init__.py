@@ -7,15 +7,18 @@ agent, in *training units*. Every random number comes from the generator passed 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from dmpo_deep.envs.cacc import Platoon, catchup_start
+from dmpo_deep.envs.cacc import EVALUATION_DRAWS, Platoon, always, catchup_start, uniform
 from dmpo_theory.errors import unknown_name
 from dmpo_theory.graph import AgentGraph
+
+Policy = Callable[[np.ndarray, np.random.Generator], tuple[np.ndarray, np.ndarray]]
+"""Observations ``[B, n, d]`` and a generator to actions ``[B, n]`` and their log-probabilities ``[B, n]``."""
 
 Step = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, np.ndarray]]
 
@@ -50,9 +53,11 @@ class NetworkedEnv(RolloutEnv, Protocol):
     n_actions: int
     observation_dim: int
     horizon: int
+    measures: Sequence[str]
+    """Names of further ``info`` entries ``[B]`` that evaluations average."""
 
     def termination(self, next_obs: np.ndarray, step: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Does a step ``step [B]`` that leads to ``next_obs [B, n, d]`` end the task, and at what price?
+        """Whether steps ``step [B]`` that lead to ``next_obs [B, n, d]`` end the task, and at what price.
 
         A pure function, so that rollouts in a learned model end by the same rule as real ones.
 
@@ -70,7 +75,23 @@ class NetworkedEnv(RolloutEnv, Protocol):
 ENVIRONMENTS: Mapping[str, Callable[..., NetworkedEnv]] = {
     "catchup": partial(Platoon, "catchup", catchup_start),
 }
-"""Task id -> factory, called with ``batch`` and the task's options."""
+"""Task id -> factory, called with ``batch`` and the task's options, ``gamma`` and ``draws`` always among them."""
+
+
+class Controller(NamedTuple):
+    """A reference controller: what to call it in tables and how it acts."""
+
+    label: str
+    policy: Policy
+
+
+CONTROLLERS: Mapping[str, Mapping[str, Controller]] = {
+    "catchup": {
+        "always": Controller("always (0.5, 0.5)", always(0.5, 0.5)),
+        "random": Controller("uniform random", uniform),
+    },
+}
+"""Task id -> reference controllers by name."""
 
 
 def make_env(task: str, batch: int, **options: Any) -> NetworkedEnv:
@@ -91,3 +112,8 @@ def make_env(task: str, batch: int, **options: Any) -> NetworkedEnv:
         if name not in known:
             raise unknown_name(f"option of {task}", name, known)
     return factory(batch, **options)
+
+
+def evaluation_env(task: str, **options: Any) -> NetworkedEnv:
+    """The task on its published evaluation draws, one copy for each."""
+    return make_env(task, len(EVALUATION_DRAWS), draws=EVALUATION_DRAWS, **options)

@@ -23,7 +23,7 @@ REWARD_SCALE, REWARD_LIMIT, METRIC_SCALE = 100.0, 5.0, 600.0
 GAINS = np.array([(0.0, 0.0), (0.5, 0.0), (0.0, 0.5), (0.5, 0.5)])
 """``(alpha, beta)`` of each action."""
 
-EVALUATION_DRAWS = tuple(float(np.random.RandomState(1001 + k).rand()) for k in range(20))  # noqa: NPY002
+EVALUATION_DRAWS = tuple(float(np.random.RandomState(1001 + k).rand()) for k in range(20))
 """The published initial draws on which every level is measured; nothing may be tuned on them."""
 
 Start = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]
@@ -46,7 +46,8 @@ def catchup_start(draw: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]
 def optimal_velocity(headway: np.ndarray) -> np.ndarray:
     """``V(h)`` in m/s: 0 up to 5 m, 30 from 35 m on, half a cosine wave between."""
     span = np.clip(headway, STOP_HEADWAY, GO_HEADWAY) - STOP_HEADWAY
-    return MAX_SPEED / 2 * (1 - np.cos(np.pi * span / (GO_HEADWAY - STOP_HEADWAY)))
+    speed: np.ndarray = MAX_SPEED / 2 * (1 - np.cos(np.pi * span / (GO_HEADWAY - STOP_HEADWAY)))
+    return speed
 
 
 def ahead(lead: np.ndarray, speed: np.ndarray) -> np.ndarray:
@@ -62,6 +63,24 @@ def headway_of(obs: np.ndarray) -> np.ndarray:
     """
     closing = np.concatenate([5 * obs[..., :1, 1], TARGET_SPEED * (obs[..., :-1, 0] - obs[..., 1:, 0])], axis=-1)
     return TARGET_HEADWAY * (1 + obs[..., 3]) - DT * closing
+
+
+def always(alpha: float, beta: float) -> Callable[[np.ndarray, np.random.Generator], tuple[np.ndarray, np.ndarray]]:
+    """The policy of constant gains: observations ``[B, N, 5]`` to actions and log-probabilities ``[B, N]``."""
+    matches = np.flatnonzero((np.array([alpha, beta]) == GAINS).all(axis=1))
+    if not matches.size:
+        raise ValueError(f"gains ({alpha}, {beta}) are no action; choose from {GAINS.tolist()}")
+
+    def policy(obs: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        return np.full(obs.shape[:-1], matches[0]), np.zeros(obs.shape[:-1], dtype=np.float32)
+
+    return policy
+
+
+def uniform(obs: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Every action with equal probability; as :func:`always`."""
+    shape = obs.shape[:-1]
+    return rng.integers(len(GAINS), size=shape), np.full(shape, -np.log(len(GAINS)), dtype=np.float32)
 
 
 class Platoon:
@@ -88,6 +107,7 @@ class Platoon:
     n_actions = len(GAINS)
     observation_dim = 5
     horizon = HORIZON
+    measures: Sequence[str] = ("speed", "headway")
 
     def __init__(
         self,
@@ -104,8 +124,10 @@ class Platoon:
             raise ValueError(f"batch = {batch}; at least one copy is needed")
         if collision not in ("end", "freeze"):
             raise ValueError(f"collision = {collision!r}; give 'end' (the episode ends) or 'freeze' (the original)")
-        if not 0 <= collision_scale or not 0 <= gamma < 1:
-            raise ValueError(f"collision_scale = {collision_scale}, gamma = {gamma}; needed: scale >= 0, gamma in [0, 1)")
+        if not (collision_scale >= 0 and 0 <= gamma < 1):
+            raise ValueError(
+                f"collision_scale = {collision_scale}, gamma = {gamma}; give a scale of at least 0 and gamma in [0, 1)"
+            )
         if draws is not None and len(draws) != batch:
             raise ValueError(f"{len(draws)} draws for batch = {batch}; give one per copy")
         self.task, self.graph, self.batch = task, graph.path(N), batch
@@ -171,7 +193,7 @@ class Platoon:
 
     def _collision(self, headway: np.ndarray, step: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         tail = (1 - self._gamma ** (self.horizon - step)) / (1 - self._gamma)
-        return (headway < COLLISION_HEADWAY).any(axis=-1), self._scale * COLLISION_REWARD / REWARD_SCALE * tail
+        return np.any(headway < COLLISION_HEADWAY, axis=-1), self._scale * COLLISION_REWARD / REWARD_SCALE * tail
 
     def _lead_at(self, offset: int) -> np.ndarray:
         return self._lead[np.arange(self.batch), np.minimum(self._time + offset, self.horizon)]

@@ -24,7 +24,9 @@ def play(episode, collision="freeze", **options):
     for _ in range(HORIZON):
         next_obs, reward, terminated, truncated, info = env.step(np.full((1, N), episode["constant_action"]))
         state = env.state_dict()
-        rows.append((state["headway"][0], state["speed"][0], state["acceleration"][0], info["raw_reward"][0], reward[0]))
+        rows.append(
+            (state["headway"][0], state["speed"][0], state["acceleration"][0], info["raw_reward"][0], reward[0])
+        )
         obs.append(next_obs[0])
         metric += info["metric"][0]
         if terminated[0] or truncated[0]:
@@ -107,7 +109,7 @@ def test_time_limit_truncates_and_does_not_terminate():
 
 def test_evaluation_draws_are_the_published_ones():
     assert len(EVALUATION_DRAWS) == 20
-    assert EVALUATION_DRAWS[3] == np.random.RandomState(1004).rand()  # noqa: NPY002
+    assert EVALUATION_DRAWS[3] == np.random.RandomState(1004).rand()
 
 
 def test_mistakes_name_the_nearest_remedy():

@@ -1,0 +1,70 @@
+"""Algorithm 1: decentralised model-based policy optimisation. Comments carry the algorithm's line numbers.
+
+The paper says neither how the first model comes about nor where lines 12-13 stand with respect to the loop of line 7.
+Here the first rollout is longer (``warmup_steps``, by the untrained, nearly uniform policy; they count as environment
+steps), and every round of line 7 ends with its own update on its own fresh rollouts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from dmpo_deep.buffer import TransitionBuffer
+from dmpo_deep.envs import NetworkedEnv
+from dmpo_deep.model import LocalModel, ModelEnv
+from dmpo_deep.ppo import Agents
+from dmpo_deep.presets import ModelPreset
+from dmpo_deep.rollout import Collector, rollout
+
+
+class DMPO:
+    """Algorithm 1 on ``env``; the radii of policies, critics and models are three fields of the preset."""
+
+    def __init__(self, env: NetworkedEnv, preset: ModelPreset, seed: int) -> None:
+        self.preset, self.rng = preset, np.random.default_rng(seed)
+        weights = torch.Generator().manual_seed(seed)
+        graph, d = env.graph, env.observation_dim
+        self.agents = Agents(env, preset, weights)  # 1: actors and critics
+        self.model = LocalModel(  # 1: local models
+            graph, preset.kappa_model, d, env.n_actions, preset.hidden_model, preset.lr_model, weights
+        )
+        self.data = TransitionBuffer(preset.buffer)  # 2: D^E; D^M is the rollout at hand
+        self.model_env = ModelEnv(self.model, env, self.data, preset.branches, preset.recent)
+        self.collector = Collector(env, self.rng)
+
+    def epoch(self) -> dict[str, float | None]:
+        """Lines 4-13, once; what is worth logging."""
+        preset, actor, first = self.preset, self.agents.actor, not len(self.data)
+        real = self.collector.collect(actor, preset.warmup_steps if first else preset.rollout_steps)  # 4
+        log: dict[str, float | None] = {}
+        if not first:  # before the model sees it: the error is out of sample
+            log["model_error"] = self.model.one_step_error(real)
+            log["model_error_at_horizon"] = self.model.open_loop_error(real, preset.model_horizon)
+        self.data.add(real)  # 4
+        log["model_loss"] = self.model.fit(self.data, preset.model_steps, preset.model_batch, self.rng)  # 5
+        rounds = []
+        for _ in range(preset.model_rounds):  # 7: B rounds
+            self.model_env.reset(self.rng)  # 8, 9: M branches
+            imagined = rollout(self.model_env, actor, preset.model_horizon, self.rng)  # 6, 10, 11: D^M
+            rounds.append(self.agents.update(imagined, self.rng))  # 12, 13: G gradient steps
+        return log | {name: float(np.mean([r[name] for r in rounds])) for name in rounds[0]}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to continue bit for bit."""
+        return {
+            "agents": self.agents.state_dict(),
+            "collector": self.collector.state_dict(),
+            "model": self.model.state(),
+            "data": self.data.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what :meth:`state_dict` returned."""
+        self.agents.load_state_dict(state["agents"])
+        self.collector.load_state_dict(state["collector"])
+        self.model.load_state(state["model"])
+        self.data.load_state_dict(state["data"])

@@ -1,0 +1,186 @@
+"""Eqs. 5 and 11: the local models p_i(s_i', r_i | s_{N_i^kappa}, a_i), and the environment they make.
+
+Each agent's network hears its neighbours' observations and knows its own action only; it predicts the change of its
+own observation and its own reward, deterministically. Least squares on normalised targets is maximum likelihood for a
+Gaussian of fixed width, line 5 of Algorithm 1. Eq. 5's D is the theory's penalty and no term of this loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dmpo_deep.buffer import TransitionBuffer
+from dmpo_deep.envs import NetworkedEnv, Step
+from dmpo_deep.nets import LocalNets
+from dmpo_deep.rollout import Trajectory
+from dmpo_theory.graph import AgentGraph
+
+SMALLEST_SCALE = 1e-3
+"""A feature that hardly varies in the data is not blown up beyond this."""
+
+
+class LocalModel(nn.Module):
+    """``n`` local models, each with its own weights, normalisation and range, all taken from its own data.
+
+    Args:
+        graph: the agents' graph.
+        kappa: radius of the observations that each model hears.
+        features: observation features ``d``.
+        actions: number of actions.
+        hidden: widths of the hidden layers.
+        lr: step size of Adam.
+        rng: source of the initial weights.
+    """
+
+    def __init__(
+        self,
+        graph: AgentGraph,
+        kappa: float,
+        features: int,
+        actions: int,
+        hidden: Sequence[int],
+        lr: float,
+        rng: torch.Generator,
+    ) -> None:
+        super().__init__()
+        self.net = LocalNets(graph, kappa, features, features + 1, hidden, rng, own=actions)
+        self.actions = actions
+        heard = self.net.index.shape[1] * features
+        for name, width, value in (
+            ("heard_mean", heard, 0.0),
+            ("heard_scale", heard, 1.0),
+            ("target_mean", features + 1, 0.0),
+            ("target_scale", features + 1, 1.0),
+            ("low", features + 1, -torch.inf),
+            ("high", features + 1, torch.inf),
+        ):
+            self.register_buffer(name, torch.full((graph.n, 1, width), value))
+        self.optimizer = torch.optim.Adam(self.parameters(), lr=lr)
+
+    def _inputs(self, obs: Tensor, action: Tensor) -> Tensor:
+        """Observations ``[N, n, d]`` and own actions ``[N, n]`` to network inputs ``[n, N, F]``."""
+        heard = (self.net.gather(obs) - self.heard_mean) / self.heard_scale
+        own = nn.functional.one_hot(action.T, self.actions).to(heard.dtype)
+        return torch.cat([heard, own], dim=-1)
+
+    @torch.no_grad()
+    def predict(self, obs: np.ndarray, action: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Next observations ``[N, n, d]`` and rewards ``[N, n]``, kept within the range of the data."""
+        now = torch.from_numpy(obs)
+        outcome = self.net(self._inputs(now, torch.from_numpy(action))) * self.target_scale + self.target_mean
+        outcome[..., :-1] += now.transpose(0, 1)
+        outcome = torch.clamp(outcome, self.low, self.high).transpose(0, 1).numpy()
+        return outcome[..., :-1], outcome[..., -1]
+
+    def fit(self, data: TransitionBuffer, steps: int, batch: int, rng: np.random.Generator) -> float:
+        """Line 5: ``steps`` Adam steps on minibatches of all of D^E; mean normalised squared error while fitting.
+
+        The reward of a terminal step is a charge and no sample of r_i: it is left out. Normalisation and range are
+        set from the data first.
+        """
+        obs, next_obs = torch.from_numpy(data["obs"]), torch.from_numpy(data["next_obs"])
+        reward = torch.from_numpy(data["reward"])
+        alive = torch.from_numpy(~data["terminated"])
+        target = torch.cat([next_obs - obs, reward[..., None]], dim=-1).transpose(0, 1).contiguous()
+        heard = self.net.gather(obs)
+        self.heard_mean, self.heard_scale = _moments(heard)
+        delta_mean, delta_scale = _moments(target[..., :-1])
+        reward_mean, reward_scale = _moments(target[:, alive, -1:])
+        self.target_mean = torch.cat([delta_mean, reward_mean], dim=-1)
+        self.target_scale = torch.cat([delta_scale, reward_scale], dim=-1)
+        # Branches start at obs, so both ends of every transition belong to the range.
+        low = torch.minimum(obs.amin(dim=0), next_obs.amin(dim=0))
+        high = torch.maximum(obs.amax(dim=0), next_obs.amax(dim=0))
+        self.low = torch.cat([low, reward[alive].amin(dim=0)[:, None]], dim=-1)[:, None]
+        self.high = torch.cat([high, reward[alive].amax(dim=0)[:, None]], dim=-1)[:, None]
+
+        inputs = self._inputs(obs, torch.from_numpy(data["action"]))
+        target = (target - self.target_mean) / self.target_scale
+        weight = torch.ones(len(alive), target.shape[-1])
+        weight[:, -1] = alive
+        losses = []
+        for _ in range(steps):
+            chosen = torch.from_numpy(rng.integers(len(alive), size=batch))
+            error = (self.net(inputs[:, chosen]) - target[:, chosen]) ** 2 * weight[chosen]
+            self.optimizer.zero_grad()
+            error.mean(dim=(1, 2)).sum().backward()
+            self.optimizer.step()
+            losses.append(float(error.detach().mean()))
+        return float(np.mean(losses))
+
+    def one_step_error(self, new: Trajectory) -> float:
+        """Normalised squared error of the next observation on steps the model has not been fitted to."""
+        obs, action, next_obs = (x.reshape(-1, *x.shape[2:]) for x in (new.obs, new.action, new.next_obs))
+        error = (self.predict(obs, action)[0] - next_obs) / self.target_scale[..., :-1].numpy()[:, 0]
+        return float((error**2).mean())
+
+    def open_loop_error(self, new: Trajectory, horizon: int) -> float | None:
+        """Root mean squared error of observations after ``horizon`` steps under the recorded actions.
+
+        The rollout is cut into windows of that length; those in which an episode ends are left out. None if nothing
+        remains.
+        """
+        starts = np.arange(0, len(new.obs) - horizon + 1, horizon)
+        windows = [(t, b) for t in starts for b in np.flatnonzero(~new.ended[t : t + horizon - 1].any(axis=0))]
+        if not windows:
+            return None
+        t, b = np.array(windows).T
+        obs = new.obs[t, b]
+        for step in range(horizon):
+            obs, _ = self.predict(obs, new.action[t + step, b])
+        return float(np.sqrt(((obs - new.next_obs[t + horizon - 1, b]) ** 2).mean()))
+
+    def state(self) -> dict[str, Any]:
+        """Weights, normalisation and optimiser."""
+        return {"model": self.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Restore what :meth:`state` returned."""
+        self.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+
+def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and clamped standard deviation over samples, ``[n, N, F]`` to ``[n, 1, F]``."""
+    spread, mean = torch.std_mean(x, dim=1, keepdim=True, correction=0)
+    return mean, spread.clamp(min=SMALLEST_SCALE)
+
+
+class ModelEnv:
+    """The learned environment: branches from D^E, steps by the local models, ends by the task's own rule.
+
+    Every agent's prediction is broadcast to its neighbours, whose policies and models hear it in the next step; no
+    agent predicts for another. Time limits hold as in the real task.
+    """
+
+    def __init__(self, model: LocalModel, env: NetworkedEnv, data: TransitionBuffer, batch: int, recent: int) -> None:
+        self._model, self._env, self._data = model, env, data
+        self._batch, self._recent = batch, recent
+
+    def observe(self) -> np.ndarray:
+        """Current observations ``[B, n, d]``."""
+        return self._obs
+
+    def reset(self, rng: np.random.Generator, where: np.ndarray | None = None) -> np.ndarray:
+        """Line 9: branch the marked copies (all by default) from recent real states."""
+        if where is None:
+            self._obs, self._step = self._data.branch(self._batch, self._recent, rng)
+        else:
+            obs, step = self._data.branch(int(where.sum()), self._recent, rng)
+            self._obs, self._step = self._obs.copy(), self._step.copy()
+            self._obs[where], self._step[where] = obs, step
+        return self._obs
+
+    def step(self, action: np.ndarray) -> Step:
+        """One predicted step; the contract of :class:`dmpo_deep.envs.RolloutEnv`, the metric being zero."""
+        self._obs, reward = self._model.predict(self._obs, action)
+        step, self._step = self._step, self._step + 1
+        terminated, charge = self._env.termination(self._obs, step)
+        reward = np.where(terminated[:, None], charge[:, None], reward)
+        truncated = (self._step >= self._env.horizon) & ~terminated
+        return self._obs, reward, terminated, truncated, {"step": step, "metric": np.zeros(len(step))}

@@ -1,0 +1,191 @@
+"""Eqs. 7-10: value targets, neighbourhood advantage, clipped policy loss; DPPO is this file and a real rollout.
+
+Three places where the printed equations cannot be meant as they stand:
+
+- Eq. 7 adds the last value undiscounted, and Eq. 6 sums rewards undiscounted. Iterating the printed target diverges.
+  Here the bootstrap carries ``gamma^(T - t)``, and it is detached.
+- The advantage after Eq. 9 sets agent i's own reward (weight 1) against its neighbours' values (weight 1/n each).
+  That is no TD residual of anything, and it can flip the gradient's sign. Here every neighbour brings its own residual:
+  ``A_i = (1/n) sum_{j in N_i^kappa} A_j``.
+- Eq. 10 adds the entropy to a loss that is minimised, which would punish it. Here it is a bonus.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dmpo_deep.envs import NetworkedEnv
+from dmpo_deep.nets import Actor, LocalNets
+from dmpo_deep.presets import Preset
+from dmpo_deep.rollout import Collector, Trajectory
+
+
+def lambda_return(
+    reward: Tensor, next_value: Tensor, terminated: Tensor, truncated: Tensor, gamma: float, lam: float
+) -> Tensor:
+    """``R_t = r_t + gamma ((1 - lam) V(s_{t+1}) + lam R_{t+1})``, ``[T, B, n]``.
+
+    After termination nothing follows; at the time limit and at the end of the data ``V(s_{t+1})`` stands for all that
+    follows. ``lam = 1`` is Eq. 7 with its discount; ``R - V`` is the generalised advantage estimate, and with
+    ``lam = 0`` the paper's TD residual.
+
+    Args:
+        reward: ``[T, B, n]``.
+        next_value: ``V_i(s_{N_i, t+1})``, detached, ``[T, B, n]``.
+        terminated: ``[T, B]``.
+        truncated: ``[T, B]``.
+        gamma: discount.
+        lam: weight of the longer returns, in [0, 1].
+    """
+    result = torch.empty_like(reward)
+    following = next_value[-1]
+    for t in reversed(range(len(reward))):
+        mixed = (1 - lam) * next_value[t] + lam * torch.where(truncated[t, :, None], next_value[t], following)
+        result[t] = following = reward[t] + gamma * torch.where(terminated[t, :, None], 0.0, mixed)
+    return result
+
+
+def neighborhood_advantage(advantage: Tensor, mask: Tensor) -> Tensor:
+    """``(1/n) sum_{j in N_i^kappa} A_j``: ``[..., n]`` with ``mask [n, n]`` to ``[..., n]``."""
+    return advantage @ mask.to(advantage.dtype).T / len(mask)
+
+
+def normalized(advantage: Tensor) -> Tensor:
+    """Zero mean and unit deviation over samples, agent by agent: ``[n, N]`` to ``[n, N]``."""
+    spread, mean = torch.std_mean(advantage, dim=1, keepdim=True, correction=0)
+    return (advantage - mean) / (spread + 1e-8)
+
+
+def value_loss(value: Tensor, target: Tensor) -> Tensor:
+    """Eq. 8 for every agent: ``[n, N]`` to ``[n]``."""
+    return ((value - target) ** 2).mean(dim=1)
+
+
+def clipped_loss(log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor, clip: float) -> Tensor:
+    """Eq. 10 with the clipped ratio of PPO, without entropy: ``[n, N]`` to ``[n]``."""
+    ratio = (log_prob - old_log_prob).exp()
+    return -torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage).mean(dim=1)
+
+
+def entropy(log_probabilities: Tensor) -> Tensor:
+    """Mean entropy of every agent's policy in nats: ``[n, N, A]`` to ``[n]``."""
+    return -(log_probabilities.exp() * log_probabilities).sum(dim=-1).mean(dim=1)
+
+
+def minibatches(size: int, count: int, rng: np.random.Generator) -> Iterator[Tensor]:
+    """A random partition of ``range(size)`` into ``count`` nearly equal parts."""
+    yield from torch.from_numpy(rng.permutation(size)).tensor_split(count)
+
+
+class Agents:
+    """The actors and critics of all agents, and their update by PPO."""
+
+    def __init__(self, env: NetworkedEnv, preset: Preset, rng: torch.Generator) -> None:
+        graph, d = env.graph, env.observation_dim
+        self.preset = preset
+        self.mask = torch.from_numpy(graph.mask(preset.kappa_critic))
+        self.actor = Actor(graph, preset.kappa_policy, d, env.n_actions, preset.hidden, rng)
+        self.critic = LocalNets(graph, preset.kappa_critic, d, 1, preset.hidden, rng)
+        self.actor_optimizer = torch.optim.Adam(self.actor.parameters(), lr=preset.lr_actor)
+        self.critic_optimizer = torch.optim.Adam(self.critic.parameters(), lr=preset.lr_critic)
+        self.gradient_steps = 0
+
+    def values(self, obs: Tensor) -> Tensor:
+        """``V_i(s_{N_i^kappa})`` for observations ``[T, B, n, d]``: ``[T, B, n]``, detached."""
+        with torch.no_grad():
+            value: Tensor = self.critic(self.critic.gather(obs))
+        return value.view(obs.shape[2], *obs.shape[:2]).permute(1, 2, 0)
+
+    def update(self, data: Trajectory, rng: np.random.Generator) -> dict[str, float]:
+        """Lines 12-13: gradient steps on one batch of the current policy's data; means over steps and agents.
+
+        Policies stop moving for this batch once their mean divergence from the batch's policy passes ``kl_stop``.
+        """
+        preset = self.preset
+        obs, next_obs = torch.from_numpy(data.obs), torch.from_numpy(data.next_obs)
+        ends = torch.from_numpy(data.terminated), torch.from_numpy(data.truncated)
+        reward, next_value = torch.from_numpy(data.reward) * preset.reward_scale, self.values(next_obs)
+        target = lambda_return(reward, next_value, *ends, preset.gamma, lam=1.0)
+        residual = lambda_return(reward, next_value, *ends, preset.gamma, preset.lam) - self.values(obs)
+        advantage = _agents_first(neighborhood_advantage(residual, self.mask))
+        if preset.normalize_advantage:
+            advantage = normalized(advantage)
+        target, old = _agents_first(target), _agents_first(torch.from_numpy(data.log_prob))
+        action = _agents_first(torch.from_numpy(data.action))[..., None]
+        heard_actor, heard_critic = self.actor.net.gather(obs), self.critic.gather(obs)
+
+        rows = []
+        for _ in range(preset.updates):
+            kls = []
+            for part in minibatches(target.shape[1], preset.minibatches, rng):
+                logs = self.actor.log_probabilities(heard_actor[:, part])
+                log_prob = logs.gather(-1, action[:, part])[..., 0]
+                surrogate = clipped_loss(log_prob, old[:, part], advantage[:, part], preset.clip)
+                spread = entropy(logs)
+                _descend(self.actor_optimizer, (surrogate - preset.entropy * spread).sum())
+                squared = value_loss(self.critic(heard_critic[:, part])[..., 0], target[:, part])
+                _descend(self.critic_optimizer, squared.sum())
+                with torch.no_grad():
+                    change = log_prob - old[:, part]
+                    ratio = change.exp()
+                    kls.append((ratio - 1 - change).mean())
+                    clipped = ((ratio - 1).abs() > preset.clip).float().mean()
+                    rows.append(torch.stack([surrogate.mean(), squared.mean(), spread.mean(), kls[-1], clipped]))
+            self.gradient_steps += preset.minibatches
+            if torch.stack(kls).mean() > preset.kl_stop:
+                break
+        names = ("policy_loss", "value_loss", "entropy", "kl", "clip_fraction")
+        return dict(zip(names, torch.stack(rows).mean(dim=0).tolist(), strict=True))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Weights, optimisers and the count of gradient steps."""
+        parts = {name: getattr(self, name).state_dict() for name in _PARTS}
+        return {**parts, "gradient_steps": self.gradient_steps}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what :meth:`state_dict` returned."""
+        for name in _PARTS:
+            getattr(self, name).load_state_dict(state[name])
+        self.gradient_steps = state["gradient_steps"]
+
+
+_PARTS = ("actor", "critic", "actor_optimizer", "critic_optimizer")
+
+
+def _agents_first(x: Tensor) -> Tensor:
+    """``[T, B, n]`` to ``[n, T B]``."""
+    return x.flatten(end_dim=1).T.contiguous()
+
+
+def _descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    optimizer.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+
+
+class DPPO:
+    """Decentralised PPO: each epoch is a real rollout and an update on it."""
+
+    def __init__(self, env: NetworkedEnv, preset: Preset, seed: int) -> None:
+        self.preset, self.rng = preset, np.random.default_rng(seed)
+        self.agents = Agents(env, preset, torch.Generator().manual_seed(seed))
+        self.collector = Collector(env, self.rng)
+
+    def epoch(self) -> dict[str, float | None]:
+        """One rollout of every copy, one update; what is worth logging."""
+        real = self.collector.collect(self.agents.actor, self.preset.rollout_steps)
+        return {**self.agents.update(real, self.rng)}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to continue bit for bit."""
+        return {"agents": self.agents.state_dict(), "collector": self.collector.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what :meth:`state_dict` returned."""
+        self.agents.load_state_dict(state["agents"])
+        self.collector.load_state_dict(state["collector"])

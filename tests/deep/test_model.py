@@ -1,0 +1,170 @@
+"""Eqs. 5 and 11: the local models learn, and the environment they make ends where the real one does."""
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+
+import torch
+
+from dmpo_deep.buffer import TransitionBuffer
+from dmpo_deep.envs import make_env
+from dmpo_deep.envs.cacc import uniform
+from dmpo_deep.model import LocalModel, ModelEnv
+from dmpo_deep.rollout import Collector, Trajectory, rollout
+from dmpo_theory.graph import ring
+
+N, D, ACTIONS = 5, 2, 3
+
+
+def linear_data(rng, steps=40, copies=50):
+    """A stable linear networked system on a ring: neighbours push, the own action pushes, the reward is linear."""
+    graph = ring(N)
+    coupling = 0.1 * graph.mask(1) + 0.6 * np.eye(N)
+    push = np.array([[-0.3, 0.2], [0.0, 0.0], [0.4, -0.1]])
+    x = rng.normal(size=(copies, N, D)).astype(np.float32)
+    rows = []
+    for t in range(steps):
+        action = rng.integers(ACTIONS, size=(copies, N))
+        following = (np.einsum("ij,bjd->bid", coupling, x) + push[action]).astype(np.float32)
+        reward = (x @ np.array([1.0, -2.0]) + action).astype(np.float32)
+        never, index = np.zeros(copies, dtype=bool), np.full(copies, t)
+        rows.append((x, action, np.zeros((copies, N)), reward, following, never, never, index, np.zeros(copies)))
+        x = following
+    return graph, Trajectory(*(np.stack(column) for column in zip(*rows, strict=True)))
+
+
+def fitted(trajectory, graph, steps=600):
+    model = LocalModel(graph, 1, D, ACTIONS, (32,), 3e-3, torch.Generator().manual_seed(0))
+    data = TransitionBuffer(10_000)
+    data.add(trajectory)
+    model.fit(data, steps, 128, np.random.default_rng(1))
+    return model
+
+
+def test_model_learns_a_linear_system_and_keeps_to_it_for_25_steps():
+    graph, trajectory = linear_data(np.random.default_rng(0))
+    _, fresh = linear_data(np.random.default_rng(1))
+    model = fitted(trajectory, graph)
+    assert model.one_step_error(fresh) < 0.01
+    error = model.open_loop_error(fresh, 25)
+    assert error < 0.1 * fresh.obs[25:].std()
+    flat = (fresh.obs.reshape(-1, N, D), fresh.action.reshape(-1, N))
+    reward = model.predict(*flat)[1]
+    assert np.abs(reward - fresh.reward.reshape(-1, N)).mean() < 0.15
+
+
+def test_predictions_stay_within_the_data():
+    graph, trajectory = linear_data(np.random.default_rng(0))
+    model = fitted(trajectory, graph, steps=20)
+    far = np.full((1, N, D), 1e3, dtype=np.float32)
+    obs, reward = model.predict(far, np.zeros((1, N), dtype=np.int64))
+    assert (obs <= np.maximum(trajectory.obs, trajectory.next_obs).max(axis=(0, 1)) + 1e-5).all()
+    assert (np.abs(reward) <= np.abs(trajectory.reward).max(axis=(0, 1)) + 1e-5).all()
+
+
+def test_open_loop_error_leaves_out_windows_in_which_an_episode_ends():
+    graph, trajectory = linear_data(np.random.default_rng(0), steps=10, copies=2)
+    model = fitted(trajectory, graph, steps=5)
+    trajectory.terminated[3, 0] = True
+    trajectory.truncated[7, 1] = True
+    assert model.open_loop_error(trajectory, 5) is not None
+    assert model.open_loop_error(trajectory, 10) is None
+    trajectory.terminated[:] = True
+    assert model.open_loop_error(trajectory, 5) is None
+
+
+def test_charges_at_the_end_are_no_rewards_to_learn():
+    graph, trajectory = linear_data(np.random.default_rng(0))
+    trajectory.terminated[::7] = True
+    trajectory.reward[::7] = -1e4
+    model = fitted(trajectory, graph, steps=300)
+    _, fresh = linear_data(np.random.default_rng(1))
+    reward = model.predict(fresh.obs.reshape(-1, N, D), fresh.action.reshape(-1, N))[1]
+    assert np.abs(reward - fresh.reward.reshape(-1, N)).mean() < 0.5
+
+
+class Oracle:
+    """In place of a model: predicts by a real platoon that starts from the same state."""
+
+    def __init__(self, env):
+        self.env = env
+
+    def predict(self, obs, action):
+        np.testing.assert_array_equal(obs, self.env.observe())
+        next_obs, reward, *_ = self.env.step(action)
+        return next_obs, reward
+
+
+def test_model_rollouts_end_where_and_at_the_price_the_real_ones_do():
+    rng = np.random.default_rng(0)
+    real, twin = make_env("catchup", 16), make_env("catchup", 16)
+    real.reset(rng)
+    twin.load_state_dict(real.state_dict())
+    data = TransitionBuffer(100)
+    first = rollout(twin, uniform, 1, rng)
+    data.add(first)
+    twin.load_state_dict(real.state_dict())
+    env = ModelEnv(Oracle(twin), real, data, 16, recent=16)
+    env.reset(rng)
+    env._obs, env._step = real.observe(), np.zeros(16, dtype=np.int64)
+    gone = np.zeros(16, dtype=bool)
+    for _ in range(real.horizon):
+        action = rng.integers(4, size=(16, 8))
+        _, reward, terminated, truncated, info = real.step(action)
+        _, model_reward, model_terminated, model_truncated, model_info = env.step(action)
+        going = ~gone
+        np.testing.assert_array_equal(model_terminated[going], terminated[going])
+        np.testing.assert_array_equal(model_truncated[going], truncated[going])
+        np.testing.assert_array_equal(model_info["step"], info["step"])
+        np.testing.assert_allclose(model_reward[going], reward[going])
+        gone |= terminated | truncated
+    assert gone.all()
+
+
+def test_branches_are_recent_real_states_and_only_marked_copies_restart():
+    rng = np.random.default_rng(0)
+    data = TransitionBuffer(1000)
+    real = make_env("catchup", 4)
+    real.reset(rng)
+    data.add(rollout(real, uniform, 100, rng))
+    obs, step = data.branch(500, recent=40, rng=rng)
+    assert set(step) <= set(data["step"][-40:])
+    stored = {row.tobytes() for row in data["obs"][-40:]}
+    assert {row.tobytes() for row in obs} <= stored
+    model = LocalModel(real.graph, 1, 5, 4, (8,), 1e-3, torch.Generator().manual_seed(0))
+    model.fit(data, 1, 16, rng)
+    env = ModelEnv(model, real, data, 6, recent=40)
+    before = env.reset(rng)
+    after = env.reset(rng, np.array([True, False, True, False, False, False]))
+    np.testing.assert_array_equal(before[[1, 3, 4, 5]], after[[1, 3, 4, 5]])
+
+
+def test_buffer_keeps_the_newest():
+    rng = np.random.default_rng(0)
+    real = make_env("catchup", 2)
+    real.reset(rng)
+    data = TransitionBuffer(50)
+    assert len(data) == 0
+    with pytest.raises(ValueError, match="no real transition"):
+        data.branch(1, 1, rng)
+    for _ in range(3):
+        data.add(rollout(real, uniform, 20, rng))
+    assert len(data) == 50
+    assert data["step"][-1] == 59
+
+
+def test_rollout_restarts_ended_copies_and_keeps_what_they_reached():
+    rng = np.random.default_rng(0)
+    collector = Collector(make_env("catchup", 8), rng)
+    data = collector.collect(uniform, 700)
+    assert collector.env_steps == 5600
+    ended = data.ended
+    assert len(collector.finished) == ended.sum() > 8
+    assert not (data.terminated & data.truncated).any()
+    inside = ~ended[:-1]
+    np.testing.assert_array_equal(data.obs[1:][inside], data.next_obs[:-1][inside])
+    restarted = data.obs[1:][ended[:-1]]
+    np.testing.assert_array_equal(restarted[:, :, 0], 0.0)  # everybody at the target speed
+    assert (data.step[1:][ended[:-1]] == 0).all()
+    assert np.mean(collector.finished) == pytest.approx(-1700, abs=150)

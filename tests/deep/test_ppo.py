@@ -1,0 +1,172 @@
+"""Eqs. 7-10: targets, advantages and losses against hand-written loops and closed forms."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+
+import torch
+
+from dmpo_deep.envs import make_env
+from dmpo_deep.ppo import Agents, clipped_loss, entropy, lambda_return, minibatches, neighborhood_advantage, normalized
+from dmpo_deep.presets import Preset
+from dmpo_deep.rollout import rollout
+from dmpo_theory.graph import erdos_renyi, ring, star
+
+T, B, N = 12, 3, 4
+GAMMA = 0.9
+
+
+@pytest.fixture
+def episode():
+    """Random rewards, values and ends: ``reward, value, next_value [T, B, N]``, ``terminated, truncated [T, B]``."""
+    rng = np.random.default_rng(2)
+    reward, value, next_value = (torch.from_numpy(rng.normal(size=(T, B, N))) for _ in range(3))
+    terminated = torch.from_numpy(rng.random((T, B)) < 0.2)
+    truncated = torch.from_numpy(rng.random((T, B)) < 0.2) & ~terminated
+    assert terminated.any()
+    assert truncated.any()
+    return reward, value, next_value, terminated, truncated
+
+
+def test_target_is_the_discounted_reward_to_go_with_a_discounted_bootstrap(episode):
+    reward, _, next_value, terminated, truncated = episode
+    target = lambda_return(reward, next_value, terminated, truncated, GAMMA, lam=1.0)
+    for b in range(B):
+        for t in range(T):
+            total, weight = torch.zeros(N), 1.0
+            for k in range(t, T):
+                total = total + weight * reward[k, b]
+                weight *= GAMMA
+                if terminated[k, b]:
+                    break
+                if truncated[k, b] or k == T - 1:
+                    total = total + weight * next_value[k, b]
+                    break
+            torch.testing.assert_close(target[t, b], total)
+
+
+@pytest.mark.parametrize("lam", [0.0, 0.5, 0.95, 1.0])
+def test_advantage_is_the_generalised_estimate(episode, lam):
+    reward, value, next_value, terminated, truncated = episode
+    # Inside an episode, next_value[t] and value[t + 1] are values of the same state.
+    inside = ~(terminated | truncated)[:-1, :, None]
+    next_value[:-1] = torch.where(inside, value[1:], next_value[:-1])
+    advantage = lambda_return(reward, next_value, terminated, truncated, GAMMA, lam) - value
+    for b in range(B):
+        running = torch.zeros(N)
+        for t in reversed(range(T)):
+            residual = reward[t, b] + GAMMA * next_value[t, b] * (not terminated[t, b]) - value[t, b]
+            running = residual + GAMMA * lam * running * (not (terminated[t, b] or truncated[t, b]))
+            torch.testing.assert_close(advantage[t, b], running)
+
+
+@pytest.mark.parametrize("lam", [0.0, 0.95, 1.0])
+def test_constant_reward_is_worth_one_over_one_minus_gamma_through_time_limits(lam):
+    value = 1 / (1 - GAMMA)
+    reward, next_value = torch.ones(T, B, N), torch.full((T, B, N), value)
+    truncated = torch.zeros(T, B, dtype=torch.bool)
+    truncated[5] = True
+    never = torch.zeros(T, B, dtype=torch.bool)
+    torch.testing.assert_close(lambda_return(reward, next_value, never, truncated, GAMMA, lam), next_value)
+    ended = lambda_return(reward, next_value, truncated, never, GAMMA, lam)
+    torch.testing.assert_close(ended[5], reward[5])
+    torch.testing.assert_close(ended[4], 1 + GAMMA * ((1 - lam) * next_value[4] + lam * reward[5]))
+
+
+@pytest.mark.parametrize("kappa", [0, 1, 2, math.inf])
+@pytest.mark.parametrize("graph", [ring(6), star(5), erdos_renyi(8, 0.3, np.random.default_rng(0))], ids=repr)
+def test_neighbourhood_advantage_against_the_sum(graph, kappa):
+    advantage = torch.randn(7, 2, graph.n, generator=torch.Generator().manual_seed(0))
+    result = neighborhood_advantage(advantage, torch.from_numpy(graph.mask(kappa)))
+    for i in range(graph.n):
+        expected = sum(advantage[..., j] for j in graph.neighbors(i, kappa)) / graph.n
+        torch.testing.assert_close(result[..., i], expected)
+
+
+def test_normalisation_is_agent_by_agent():
+    x = torch.randn(3, 50, generator=torch.Generator().manual_seed(1)) * torch.tensor([[1.0], [10.0], [0.1]]) + 5
+    y = normalized(x)
+    torch.testing.assert_close(y.mean(dim=1), torch.zeros(3), atol=1e-5, rtol=0)
+    torch.testing.assert_close(y.std(dim=1, correction=0), torch.ones(3), atol=1e-4, rtol=0)
+
+
+def test_surrogate_has_the_policy_gradient_at_the_old_policy():
+    logits = torch.randn(2, 30, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64, requires_grad=True)
+    action = torch.randint(4, (2, 30, 1), generator=torch.Generator().manual_seed(1))
+    advantage = torch.randn(2, 30, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    log_prob = torch.log_softmax(logits, dim=-1).gather(-1, action)[..., 0]
+    [surrogate] = torch.autograd.grad(
+        clipped_loss(log_prob, log_prob.detach(), advantage, 0.2).sum(), logits, retain_graph=True
+    )
+    [plain] = torch.autograd.grad(-(log_prob * advantage).mean(dim=1).sum(), logits)
+    torch.testing.assert_close(surrogate, plain)
+    assert surrogate.abs().max() > 1e-3
+
+
+def test_surrogate_stops_paying_beyond_the_clip():
+    old = torch.zeros(1, 1)
+    for ratio, advantage, flat in ((1.5, 1.0, True), (1.5, -1.0, False), (0.5, -1.0, True), (0.5, 1.0, False)):
+        log_prob = torch.tensor([[math.log(ratio)]], requires_grad=True)
+        clipped_loss(log_prob, old, torch.tensor([[advantage]]), 0.2).sum().backward()
+        assert (log_prob.grad.abs().max() == 0) == flat
+
+
+def test_minibatches_partition_the_batch():
+    parts = list(minibatches(103, 8, np.random.default_rng(0)))
+    assert torch.equal(torch.cat(parts).sort().values, torch.arange(103))
+    assert {len(part) for part in parts} == {12, 13}
+
+
+def agents_and_data(**fields):
+    env = make_env("catchup", 4)
+    rng = np.random.default_rng(0)
+    env.reset(rng)
+    preset = replace(Preset(hidden=(16,), updates=1, minibatches=1, lr_actor=1e-2), **fields)
+    agents = Agents(env, preset, torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        agents.actor.net.bias[-1][..., 0] += 1.0
+    return agents, rollout(env, agents.actor, 20, rng), rng
+
+
+def mean_entropy(agents, data):
+    with torch.no_grad():
+        heard = agents.actor.net.gather(torch.from_numpy(data.obs))
+        return entropy(agents.actor.log_probabilities(heard)).mean()
+
+
+def test_entropy_is_a_bonus():
+    agents, data, rng = agents_and_data(entropy=1.0, normalize_advantage=False, reward_scale=1e-9)
+    with torch.no_grad():
+        for parameter in agents.critic.parameters():
+            parameter.zero_()  # values and rewards of zero leave the entropy term alone
+    before = mean_entropy(agents, data)
+    agents.update(data, rng)
+    assert mean_entropy(agents, data) > before + 1e-3
+
+
+def test_update_prefers_the_actions_that_paid():
+    agents, data, rng = agents_and_data(gamma=0.0, kappa_critic=0, entropy=0.0, updates=5)
+    data = replace(data, reward=(data.action == 3).astype(np.float32))
+    before = agents.actor.log_probabilities(agents.actor.net.gather(torch.from_numpy(data.obs)))[..., 3].mean()
+    agents.update(data, rng)
+    after = agents.actor.log_probabilities(agents.actor.net.gather(torch.from_numpy(data.obs)))[..., 3].mean()
+    assert after > before + 0.1
+
+
+def test_passes_stop_at_the_divergence_limit():
+    agents, data, rng = agents_and_data(updates=50, minibatches=2, kl_stop=1e-4)
+    agents.update(data, rng)
+    stopped = agents.gradient_steps
+    assert 2 <= stopped < 20
+    agents, data, rng = agents_and_data(updates=50, minibatches=2, kl_stop=math.inf)
+    agents.update(data, rng)
+    assert agents.gradient_steps == 100
+
+
+def test_bootstrap_is_detached():
+    agents, data, _ = agents_and_data()
+    assert not agents.values(torch.from_numpy(data.next_obs)).requires_grad

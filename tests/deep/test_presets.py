@@ -1,0 +1,75 @@
+"""Hyper-parameters: Table I, and overrides that cannot go wrong silently."""
+
+import dataclasses
+import json
+import math
+
+import pytest
+
+pytest.importorskip("torch")
+
+from dmpo_deep.presets import PRESETS, ModelPreset, Preset, from_config, get_preset, override
+from dmpo_deep.train import ALGORITHMS
+
+
+def test_paper_preset_is_table_one():
+    paper = get_preset("catchup", "dmpo", "paper")
+    assert paper.lr_actor == paper.lr_critic == paper.lr_model == 3e-4
+    assert (paper.hidden, paper.hidden_model) == ((64, 64), (16, 16))
+    assert (paper.kappa_critic, paper.kappa_policy, paper.kappa_model, paper.model_horizon) == (2, 1, 1, 25)
+
+
+@pytest.mark.parametrize(("task", "algo"), PRESETS)
+def test_every_preset_survives_json(task, algo):
+    assert algo in ALGORITHMS
+    for preset in PRESETS[task, algo].values():
+        for changed in (preset, override(preset, {"kappa_critic": "inf", "environment.collision": "freeze"})):
+            stored = json.loads(json.dumps(dataclasses.asdict(changed)))
+            assert from_config(task, algo, stored) == changed
+
+
+def test_overrides_take_the_type_of_the_field():
+    changed = override(
+        ModelPreset(),
+        {"lr_actor": "1e-4", "hidden": "32,16", "updates": "3", "normalize_advantage": "False", "kappa_critic": "inf"}
+        | {"environment.collision_scale": "0.5", "environment.collision": "freeze"},
+    )
+    assert changed.lr_actor == 1e-4
+    assert changed.hidden == (32, 16)
+    assert changed.updates == 3
+    assert changed.normalize_advantage is False
+    assert changed.kappa_critic == math.inf
+    assert changed.environment == {"collision_scale": 0.5, "collision": "freeze"}
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"lr_actr": "1"}, "did you mean 'lr_actor'"),
+        ({"environment": "1"}, "unknown hyper-parameter 'environment'"),
+        ({"updates": "2.5"}, "updates = '2.5' is not an integer"),
+        ({"gamma": "high"}, "gamma = 'high' is not a number"),
+        ({"hidden": "64;64"}, "hidden = '64;64' is not integers"),
+        ({"normalize_advantage": "1"}, "is not true or false"),
+        ({"gamma": "1"}, r"gamma = 1.0 is out of range; it must be in \[0, 1\)"),
+        ({"lr_actor": "-1"}, "lr_actor = -1.0 is out of range"),
+        ({"lr_actor": "nan"}, "lr_actor = nan is out of range"),
+        ({"minibatches": "0"}, "minibatches = 0 is out of range"),
+        ({"hidden": "0"}, "widths of at least 1"),
+        ({"kappa_critic": "1.5"}, "kappa_critic: kappa = 1.5"),
+        ({"kappa_policy": "-1"}, "kappa_policy: kappa = -1"),
+    ],
+)
+def test_mistakes_name_key_value_and_remedy(values, message):
+    with pytest.raises(ValueError, match=message):
+        override(Preset(), values)
+
+
+def test_model_free_algorithms_have_no_model_fields():
+    with pytest.raises(ValueError, match="unknown hyper-parameter 'model_horizon'"):
+        override(get_preset("catchup", "dppo"), {"model_horizon": "5"})
+
+
+def test_unknown_preset_names_the_nearest():
+    with pytest.raises(ValueError, match="did you mean 'tuned'"):
+        get_preset("catchup", "dmpo", "tund")
