@@ -1,0 +1,160 @@
+"""Section VI: learning curves and final levels over seeds, from run directories alone.
+
+Curves and final levels are interquartile means over seeds with bootstrap 95 % intervals where there are at least
+three seeds; with fewer, every run is a thin line of its own and levels are plain means without an interval.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy import stats
+
+from dmpo_deep import log
+from dmpo_deep.envs import CONTROLLERS
+from dmpo_deep.evaluate import evaluate
+
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
+"""Okabe and Ito's palette, which colour-blind readers can tell apart."""
+COLUMN_WIDTH = 3.4
+"""Inches: one column of a two-column page."""
+SCORES = ("eval_sampled", "eval_greedy")
+SEEDS_FOR_INTERVAL = 3
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that differ in their seed only."""
+
+    task: str
+    label: str
+    seeds: tuple[int, ...]
+    steps: np.ndarray
+    """Steps at which every run was evaluated, ``[E]``."""
+    scores: Mapping[str, np.ndarray]
+    """Mean metric on the evaluation draws, sampled and greedy policies, ``[seeds, E]`` each."""
+
+
+def collect(runs: Sequence[str | Path]) -> list[Group]:
+    """Group runs by task, algorithm and hyper-parameters.
+
+    Raises:
+        FileNotFoundError: not a run directory.
+        ValueError: no run at all, the same run twice, or runs of a group with no evaluation step in common.
+    """
+    if not runs:
+        raise ValueError("no runs given; name at least one run directory")
+    members: dict[tuple[str, str], dict[int, dict[int, dict[str, float | None]]]] = {}
+    for run in map(Path, runs):
+        config = log.read_config(run)
+        rows = {int(row["env_steps"] or 0): row for row in log.read_progress(run) if row["eval_sampled"] is not None}
+        named = [] if config["preset_name"] == "tuned" else [config["preset_name"]]
+        label = " ".join([config["algo"].upper(), *named, *config["overrides"]])
+        seeds = members.setdefault((config["task"], label), {})
+        if config["seed"] in seeds:
+            raise ValueError(
+                f"{run}: seed {config['seed']} of {label} on {config['task']} is given twice; leave one out"
+            )
+        seeds[config["seed"]] = rows
+    groups = []
+    for (task, label), seeds in sorted(members.items()):
+        steps = sorted(set.intersection(*(set(rows) for rows in seeds.values())))
+        if not steps:
+            raise ValueError(f"the runs of {label} on {task} have no evaluation step in common; train them alike")
+        scores = {s: np.array([[rows[t][s] for t in steps] for rows in seeds.values()], dtype=float) for s in SCORES}
+        groups.append(Group(task, label, tuple(seeds), np.array(steps), scores))
+    return groups
+
+
+def interquartile_mean(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Over seeds, ``[seeds, E]``: the mean of the middle half and its bootstrap 95 % interval, ``[E]`` each.
+
+    The interval is NaN with fewer than three seeds.
+    """
+    center = stats.trim_mean(scores, 0.25, axis=0)
+    if len(scores) < SEEDS_FOR_INTERVAL:
+        return center, np.full_like(center, np.nan), np.full_like(center, np.nan)
+    interval = stats.bootstrap(
+        (scores,),
+        lambda x, axis: stats.trim_mean(x, 0.25, axis=axis),
+        method="percentile",
+        rng=np.random.default_rng(0),
+    ).confidence_interval
+    return center, interval.low, interval.high
+
+
+def plot(runs: Sequence[str | Path], out: str | Path) -> Path:
+    """Write ``learning.png``, ``learning.pdf``, the numbers behind them (``learning.csv``) and ``table.csv``.
+
+    The dashed lines are the task's reference controllers on the same evaluation draws.
+
+    Args:
+        runs: run directories.
+        out: folder for the results, created if need be.
+
+    Returns:
+        ``out``.
+    """
+    from matplotlib.figure import Figure
+
+    groups = collect(runs)
+    tasks = sorted({group.task for group in groups})
+    levels = {task: {CONTROLLERS[task][k].label: e.mean for k, e in evaluate(task).items()} for task in tasks}
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_curves(folder / "learning.csv", groups)
+    _write_table(folder / "table.csv", groups, levels)
+
+    figure = Figure(figsize=(COLUMN_WIDTH, 2.5 * len(tasks)), layout="constrained", dpi=300)
+    for axes, task in zip(figure.subplots(len(tasks), squeeze=False)[:, 0], tasks, strict=True):
+        for color, group in zip(COLORS, (g for g in groups if g.task == task), strict=False):
+            scores, name = group.scores["eval_sampled"], f"{group.label} ({len(group.seeds)} seeds)"
+            if len(scores) < SEEDS_FOR_INTERVAL:
+                for k, line in enumerate(scores):
+                    axes.plot(group.steps, line, color=color, linewidth=0.7, label=None if k else group.label)
+                continue
+            center, low, high = interquartile_mean(scores)
+            axes.plot(group.steps, center, color=color, linewidth=1.2, label=name)
+            axes.fill_between(group.steps, low, high, color=color, alpha=0.2, linewidth=0)
+        for style, (name, level) in zip(((0, (5, 2)), (0, (1, 1.5))), levels[task].items(), strict=False):
+            axes.axhline(level, color="0.35", linewidth=0.8, linestyle=style, label=name)
+        axes.set_yscale("symlog", linthresh=10)
+        axes.set_xlabel("environment steps", fontsize=8)
+        axes.set_ylabel(f"{task}: return", fontsize=8)
+        axes.tick_params(labelsize=7)
+        axes.legend(fontsize=6, frameon=False)
+    for suffix in ("png", "pdf"):
+        figure.savefig(folder / f"learning.{suffix}")
+    return folder
+
+
+def _write_curves(path: Path, groups: Sequence[Group]) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["task", "label", "score", "env_steps", "iqm", "low", "high", "seeds", "scores_by_seed"])
+        for group in groups:
+            for name, scores in group.scores.items():
+                for step, *numbers, by_seed in zip(group.steps, *interquartile_mean(scores), scores.T, strict=True):
+                    each = ";".join(f"{score:.6g}" for score in by_seed)
+                    writer.writerow([group.task, group.label, name, step, *map(_cell, numbers), len(by_seed), each])
+
+
+def _write_table(path: Path, groups: Sequence[Group], levels: Mapping[str, Mapping[str, float]]) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        columns = [f"{score.removeprefix('eval_')}{part}" for score in SCORES for part in ("", "_low", "_high")]
+        writer.writerow(["task", "label", "seeds", "env_steps", *columns])
+        for group in groups:
+            finals = [interquartile_mean(group.scores[score][:, -1:]) for score in SCORES]
+            cells = [_cell(number[0]) for final in finals for number in final]
+            writer.writerow([group.task, group.label, len(group.seeds), group.steps[-1], *cells])
+        for task, controllers in levels.items():
+            writer.writerows([task, label, "", "", _cell(level)] for label, level in controllers.items())
+
+
+def _cell(number: float) -> str:
+    return "" if np.isnan(number) else f"{number:.6g}"

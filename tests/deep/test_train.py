@@ -1,0 +1,213 @@
+"""Runs: exact continuation, refusals before any work, evaluation, report, and that both algorithms learn."""
+
+import csv
+import json
+import shutil
+import signal
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+
+import torch
+
+from dmpo_deep import log
+from dmpo_deep.checkpoint import load
+from dmpo_deep.evaluate import evaluate
+from dmpo_deep.train import ALGORITHMS, COLUMNS, train
+
+SMALL = {
+    "dmpo": ("rollout_steps=50", "warmup_steps=50", "branches=16", "model_horizon=5", "model_steps=5", "hidden=8"),
+    "dppo": ("rollout_steps=50", "hidden=8", "updates=2"),
+}
+
+
+def small(algo, out, steps=1200, **options):
+    defaults = {"seed": 3, "overrides": SMALL[algo], "eval_every": 400, "progress": False}
+    return train("catchup", algo, steps=steps, out=out, **(defaults | options))
+
+
+def timeless(run):
+    """The record without its wall times."""
+    with (run / log.PROGRESS).open() as file:
+        return [{k: v for k, v in row.items() if not k.startswith("seconds")} for row in csv.DictReader(file)]
+
+
+def assert_same(a, b):
+    assert type(a) is type(b)
+    if isinstance(a, dict):
+        assert a.keys() == b.keys()
+        for key in a:
+            if key != "seconds":
+                assert_same(a[key], b[key])
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b)
+        for x, y in zip(a, b, strict=True):
+            assert_same(x, y)
+    elif isinstance(a, torch.Tensor | np.ndarray):
+        np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
+    else:
+        assert a == b
+
+
+@pytest.fixture(scope="module", params=ALGORITHMS)
+def finished(request, tmp_path_factory):
+    """A small finished run of each algorithm."""
+    return request.param, small(request.param, tmp_path_factory.mktemp("runs") / "whole")
+
+
+def interrupt_in_epoch(monkeypatch, algo, number):
+    """Ctrl-C in the midst of the given epoch."""
+    kind, count = ALGORITHMS[algo], []
+    original = kind.epoch
+
+    def epoch(self):
+        count.append(1)
+        if len(count) == number:
+            signal.raise_signal(signal.SIGINT)
+        return original(self)
+
+    monkeypatch.setattr(kind, "epoch", epoch)
+
+
+def test_a_run_that_was_interrupted_and_resumed_equals_one_that_was_not(finished, tmp_path, monkeypatch):
+    algo, whole = finished
+    with monkeypatch.context() as patch:
+        interrupt_in_epoch(patch, algo, 3)
+        with pytest.raises(KeyboardInterrupt, match=r"stopped after 600 steps; .* --resume"):
+            small(algo, tmp_path / "parts")
+    assert load(tmp_path / "parts" / log.CHECKPOINT)["epoch"] == 3
+    run = small(algo, tmp_path / "parts", resume=True)
+    assert_same(load(run / log.CHECKPOINT), load(whole / log.CHECKPOINT))
+    assert timeless(run) == timeless(whole)
+
+
+def test_a_run_that_was_killed_continues_from_its_last_checkpoint(finished, tmp_path, monkeypatch):
+    algo, whole = finished
+    kind, original = ALGORITHMS[algo], ALGORITHMS[algo].epoch
+
+    def epoch(self):
+        if self.collector.env_steps == 1000:
+            raise RuntimeError("power cut")
+        return original(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(kind, "epoch", epoch)
+        with pytest.raises(RuntimeError, match="power cut"):
+            small(algo, tmp_path / "killed")
+    run = tmp_path / "killed"
+    assert load(run / log.CHECKPOINT)["learner"]["collector"]["env_steps"] == 800
+    with (run / log.PROGRESS).open("a") as file:
+        file.write("12")  # half a row
+    small(algo, run, resume=True)
+    assert_same(load(run / log.CHECKPOINT), load(whole / log.CHECKPOINT))
+    assert timeless(run) == timeless(whole)
+
+
+def test_a_finished_run_can_be_given_more_steps(finished, tmp_path):
+    algo, whole = finished
+    shutil.copytree(whole, tmp_path / "more")
+    run = small(algo, tmp_path / "more", steps=1600, resume=True)
+    straight = small(algo, tmp_path / "straight", steps=1600)
+    assert_same(load(run / log.CHECKPOINT), load(straight / log.CHECKPOINT))
+    assert timeless(run) == timeless(straight)
+    assert log.read_config(run)["steps"] == 1600
+    assert small(algo, run, steps=1600, resume=True) == run
+    assert timeless(run) == timeless(straight)
+
+
+def test_evaluations_do_not_touch_training(finished, tmp_path):
+    algo, whole = finished
+    rare = small(algo, tmp_path / "rare", eval_every=1200)
+    assert_same(load(rare / log.CHECKPOINT), load(whole / log.CHECKPOINT))
+
+
+def test_seeds_differ(finished, tmp_path):
+    algo, whole = finished
+    other = load(small(algo, tmp_path / "other", seed=4) / log.CHECKPOINT)["learner"]["agents"]["actor"]
+    mine = load(whole / log.CHECKPOINT)["learner"]["agents"]["actor"]
+    assert all(not torch.equal(other[name], mine[name]) for name in mine)
+
+
+def test_the_run_directory_tells_everything(finished):
+    algo, run = finished
+    config = json.loads((run / log.CONFIG).read_text())
+    assert (config["task"], config["algo"], config["seed"], config["steps"]) == ("catchup", algo, 3, 1200)
+    assert config["overrides"] == list(SMALL[algo])
+    assert config["preset"]["rollout_steps"] == 50
+    assert config["versions"]["torch"] == torch.__version__
+    rows = log.read_progress(run)
+    assert list(rows[0]) == list(COLUMNS)
+    assert [row["env_steps"] for row in rows] == [200, 400, 600, 800, 1000, 1200]
+    assert [row["eval_sampled"] is not None for row in rows] == [False, True] * 3
+    assert any(path.name.startswith("events") for path in run.iterdir())
+    assert (rows[-1]["model_error"] is not None) == (algo == "dmpo")
+
+
+def test_evaluate_a_run_repeats_its_last_evaluation(finished):
+    _, run = finished
+    results = evaluate(run)
+    last = log.read_progress(run)[-1]
+    assert results["sampled"].mean == last["eval_sampled"]
+    assert results["greedy"].mean == last["eval_greedy"]
+    assert results["greedy"].collisions == last["eval_collisions_greedy"]
+    with (run / "evaluation.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 40
+    assert list(rows[0]) == ["policy", "draw", "metric", "collided", "speed", "headway"]
+
+
+def test_reference_controllers_have_the_published_levels():
+    results = evaluate("catchup")
+    assert results["always"].mean == pytest.approx(-72.9, abs=0.05)
+    assert results["always"].collisions == 0
+    assert results["random"].mean == pytest.approx(-1684, abs=120)
+    assert "0 of 20 collided; mean speed 15." in str(results["always"])
+    assert list(evaluate("catchup", controller="always")) == ["always"]
+    for target, controller, message in (
+        ("catchup", "alway", "did you mean 'always'"),
+        ("catchupp", None, "did you mean 'catchup'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            evaluate(target, controller)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"task": "catchupp"}, "unknown task 'catchupp'; did you mean 'catchup'"),
+        ({"algo": "dpo"}, "unknown algorithm 'dpo'; did you mean"),
+        ({"preset": "papr"}, "did you mean 'paper'"),
+        ({"overrides": ["lr_actr=1"]}, "did you mean 'lr_actor'"),
+        ({"overrides": ["lr_actor"]}, "is not KEY=VALUE"),
+        ({"overrides": ["environment.colision=end"]}, "did you mean 'collision'"),
+        ({"steps": 0}, "steps = 0; it must be at least 1"),
+        ({"seed": -1}, "seed = -1"),
+    ],
+)
+def test_mistakes_are_refused_before_anything_is_written(tmp_path, options, message):
+    arguments = {"task": "catchup", "algo": "dmpo", "seed": 0, "steps": 100, "out": tmp_path / "run"} | options
+    with pytest.raises(ValueError, match=message):
+        train(**arguments)
+    assert not (tmp_path / "run").exists()
+
+
+def test_existing_directories_and_missing_checkpoints_are_refused(finished, tmp_path):
+    algo, run = finished
+    with pytest.raises(FileExistsError, match="exists; give another --out, or --resume to continue it"):
+        small(algo, run)
+    with pytest.raises(FileNotFoundError, match="no checkpoint to resume from"):
+        small(algo, tmp_path / "nowhere", resume=True)
+    assert not (tmp_path / "nowhere").exists()
+    with pytest.raises(ValueError, match="was started with seed = 3, not 4"):
+        small(algo, run, resume=True, seed=4)
+    with pytest.raises(ValueError, match=r"was started with clip = 0\.2, not 0\.3"):
+        small(algo, run, resume=True, overrides=[*SMALL[algo], "clip=0.3"])
+
+
+def test_dppo_learns_to_use_its_gains(tmp_path):
+    run = train("catchup", "dppo", seed=1, steps=18_000, out=tmp_path / "run", eval_every=18_000, progress=False)
+    rows = log.read_progress(run)
+    returns = [row["train_return"] for row in rows if row["train_return"] is not None]
+    assert max(returns[-8:]) > -400 > -1400 > np.mean(returns[:5])
