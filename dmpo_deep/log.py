@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.tensorboard import SummaryWriter
 
 CONFIG, PROGRESS, CHECKPOINT = "config.json", "progress.csv", "checkpoint.safetensors"
 
@@ -72,6 +71,8 @@ class RunLog:
     """
 
     def __init__(self, run: Path, columns: Sequence[str], after: int | None = None) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # here, so that evaluations and reports do without
+
         self._columns = list(columns)
         path = run / PROGRESS
         if after is None:

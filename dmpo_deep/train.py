@@ -144,7 +144,7 @@ def train(
             bar.update(books.env_steps - before)
     if stopped() and books.env_steps < steps:
         raise KeyboardInterrupt(
-            f"stopped after {books.env_steps} steps; the same command with --resume continues {run}"
+            f"{run} stands at {books.env_steps} of {steps} steps; the same command with --resume continues it"
         )
     return run
 
