@@ -104,7 +104,7 @@ class Agents:
     def update(self, data: Trajectory, rng: np.random.Generator) -> dict[str, float]:
         """Lines 12-13: gradient steps on one batch of the current policy's data; means over steps and agents.
 
-        Policies stop moving for this batch once their mean divergence from the batch's policy passes ``kl_stop``.
+        The passes stop once the policies' mean divergence from those that made the batch exceeds ``kl_stop``.
         """
         preset = self.preset
         obs, next_obs = torch.from_numpy(data.obs), torch.from_numpy(data.next_obs)

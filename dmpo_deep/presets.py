@@ -113,8 +113,8 @@ _RANGES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
 # Table I gives step sizes, networks, kappa and T. Everything else here is not in the paper but in the authors'
 # published settings: one copy and a horizon per epoch, 50 rollouts of warm-up of which 15 are kept, 10 rounds of 10
 # full-batch passes on 2048 branches from the latest rollout, a platoon that freezes. Not followed: they train the model
-# every tenth epoch, up to 20,000 steps after the warm-up, and mix real with model data. The paper has no table for DPPO:
-# it gets the same values.
+# every tenth epoch, up to 20,000 steps after the warm-up, and mix real with model data. DPPO, which has no table in the
+# paper, gets the same values.
 _PAPER: Mapping[str, Any] = {
     "copies": 1,
     "rollout_steps": 600,

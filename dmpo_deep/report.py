@@ -111,6 +111,7 @@ def plot(runs: Sequence[str | Path], out: str | Path) -> Path:
 
     figure = Figure(figsize=(COLUMN_WIDTH, 2.5 * len(tasks)), layout="constrained", dpi=300)
     for axes, task in zip(figure.subplots(len(tasks), squeeze=False)[:, 0], tasks, strict=True):
+        axes.set_yscale("symlog", linthresh=10, subs=range(2, 10))
         for color, group in zip(COLORS, (g for g in groups if g.task == task), strict=False):
             scores, name = group.scores["eval_sampled"], f"{group.label} ({len(group.seeds)} seeds)"
             if len(scores) < SEEDS_FOR_INTERVAL:
@@ -122,11 +123,10 @@ def plot(runs: Sequence[str | Path], out: str | Path) -> Path:
             axes.fill_between(group.steps, low, high, color=color, alpha=0.2, linewidth=0)
         for style, (name, level) in zip(((0, (5, 2)), (0, (1, 1.5))), levels[task].items(), strict=False):
             axes.axhline(level, color="0.35", linewidth=0.8, linestyle=style, label=name)
-        axes.set_yscale("symlog", linthresh=10)
         axes.set_xlabel("environment steps", fontsize=8)
         axes.set_ylabel(f"{task}: return", fontsize=8)
         axes.tick_params(labelsize=7)
-        axes.legend(fontsize=6, frameon=False)
+        axes.legend(fontsize=6, frameon=False, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     for suffix in ("png", "pdf"):
         figure.savefig(folder / f"learning.{suffix}")
     return folder
@@ -153,7 +153,8 @@ def _write_table(path: Path, groups: Sequence[Group], levels: Mapping[str, Mappi
             cells = [_cell(number[0]) for final in finals for number in final]
             writer.writerow([group.task, group.label, len(group.seeds), group.steps[-1], *cells])
         for task, controllers in levels.items():
-            writer.writerows([task, label, "", "", _cell(level)] for label, level in controllers.items())
+            blank = [""] * (len(columns) - 1)
+            writer.writerows([task, label, "", "", _cell(level), *blank] for label, level in controllers.items())
 
 
 def _cell(number: float) -> str:

@@ -33,6 +33,7 @@ def test_figure_and_table_of_two_algorithms(tmp_path):
     assert {path.name for path in out.iterdir()} == {"learning.png", "learning.pdf", "learning.csv", "table.csv"}
     with (out / "table.csv").open() as file:
         table = {row["label"]: row for row in csv.DictReader(file)}
+    assert all(None not in row.values() for row in table.values())
     assert list(table) == ["DMPO", "DPPO", "always (0.5, 0.5)", "uniform random"]
     assert float(table["DPPO"]["sampled"]) == -81.5
     assert float(table["DPPO"]["sampled_low"]) <= -81.5 <= float(table["DPPO"]["sampled_high"])
