@@ -35,6 +35,7 @@ def solve(
     fields: str = "",
     npz: bool = False,
     method: str = "auto",
+    tolerance: float = 1e-10,
     overwrite: bool = False,
 ) -> None:
     """Exact answers about the MDP and policy in an instance file.
@@ -45,6 +46,7 @@ def solve(
         fields: comma-separated names of what to compute; all by default.
         npz: write arrays (numpy .npz) instead of JSON.
         method: auto, dense or factored.
+        tolerance: largest error in value.
         overwrite: replace an existing file.
     """
     from dmpo_theory.instance_file import load_instance
@@ -54,7 +56,7 @@ def solve(
         raise FileExistsError(f"{out} exists; give another --out, or --overwrite to replace it")
     wanted = [name.strip() for name in fields.split(",")] if fields else list(FIELDS)
     instance = load_instance(file)
-    answers = solve(instance.mdp, instance.policy, wanted, method)  # type: ignore[arg-type]
+    answers = solve(instance.mdp, instance.policy, wanted, method, tolerance)  # type: ignore[arg-type]
     out.parent.mkdir(parents=True, exist_ok=True)
     (write_npz if npz else write_json)(answers, out)
     print(f"{instance.name}: {instance.mdp!r}, residual {answers['residual']:.2g}")
@@ -110,10 +112,16 @@ def bounds(
         raise ValueError(f"--gamma {gamma} is outside [0, 1); use a discount factor such as 9/10")
     loaded = [load_instance(path) for path in instance]
     given = instance_jobs(loaded) if loaded else random_jobs(chosen, n, float(discount), couplings, range(seeds))
-    out.mkdir(parents=True)
+    jobs = [*given, *constructive_jobs(chosen, n, discount)]
     checks: list[Check] = []
-    for job in tqdm([*given, *constructive_jobs(chosen, n, discount)], desc="bounds", unit="instance"):
-        checks += job()
+    done = 0
+    try:
+        for job in tqdm(jobs, desc="bounds", unit="instance"):
+            checks += job()
+            done += 1
+    except KeyboardInterrupt:
+        print(f"Stopped: what follows rests on {done} of {len(jobs)} instances.")
+    out.mkdir(parents=True)
     found = verdicts(checks)
     write_checks(checks, out / "checks.csv")
     write_verdicts(found, out / "verdicts.csv")

@@ -125,7 +125,8 @@ def local_values(
             values, sweeps = values + correction, sweeps + more
     raise ArithmeticError(
         f"values are good to {residual.max() / (1 - mdp.gamma):.2g} only: float64 cannot reach tolerance = "
-        f"{tolerance:g} at gamma = {mdp.gamma:g} and rewards of size {np.abs(rewards).max():.3g}; ask for less"
+        f"{tolerance:g} at gamma = {mdp.gamma:g} and rewards of size {np.abs(rewards).max():.3g}; "
+        "ask for a larger tolerance"
     )
 
 
@@ -148,10 +149,10 @@ def occupancy(
         tolerance: largest L1 error of ``d``.
         memory_limit_gib: as in :func:`local_values`.
     """
-    chain = closed_loop(mdp, policy)
+    chain, gamma = closed_loop(mdp, policy), mdp.gamma
+    dense = _use_dense(chain, method, 1, memory_limit_gib)
     start = _start_law(chain, start)
-    gamma = mdp.gamma
-    if _use_dense(chain, method, 1, memory_limit_gib):
+    if dense:
         law: Array = (1 - gamma) * scipy.linalg.solve((np.eye(chain.size) - gamma * chain.matrix).T, start)
         residual = np.abs((1 - gamma) * start + gamma * law @ chain.matrix - law).sum()
         return StateLaw(law, float(residual), "dense")
@@ -183,8 +184,9 @@ def stationary(
     Periodic and reducible chains are allowed: with several recurrent classes the answer depends on ``start``.
     """
     chain = closed_loop(mdp, policy)
+    dense = _use_dense(chain, method, 1, memory_limit_gib)
     start = _start_law(chain, start)
-    if _use_dense(chain, method, 1, memory_limit_gib):
+    if dense:
         law, route = _dense_stationary(chain.matrix, start), "dense"
     else:
         law, route = start, "factored"

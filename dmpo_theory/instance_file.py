@@ -93,20 +93,18 @@ def _parse(content: Any, default_name: str) -> Instance:
     if not isinstance(content["edges"], list) or not all(isinstance(edge, list) for edge in content["edges"]):
         raise ValueError("edges must be a list of pairs such as [[0, 1], [1, 2]]")
     graph = AgentGraph.from_edges(len(n_states), content["edges"])
-    reward = _numbers(content["reward"], "reward")
-    for i, table in enumerate(reward if isinstance(reward, list) else []):
+    transition, policy, reward = (_tables(key, content, graph.n) for key in ("transition", "policy", "reward"))
+    for i, table in enumerate(reward):
         shape = (len(table), len(table[0])) if isinstance(table, list) and table and isinstance(table[0], list) else ()
-        if i < graph.n and shape != (n_states[i], n_actions[i]):
+        if shape != (n_states[i], n_actions[i]):
             raise ValueError(f"reward[{i}] has shape {shape}, expected {(n_states[i], n_actions[i])} = [S_{i}, A_{i}]")
-    mdp = NetworkedMDP(
-        graph,
-        _numbers(content["gamma"], "gamma"),
-        _numbers(content["transition"], "transition"),
-        reward,
-        content.get("transition_parents") or (),
-    )
-    policy = LocalPolicy(mdp, _numbers(content["policy"], "policy"), content.get("policy_parents") or ())
-    return Instance(content.get("name", default_name), mdp, policy)
+    gamma = content["gamma"]
+    gamma = _numbers(gamma, "gamma") if isinstance(gamma, str) else gamma
+    if isinstance(gamma, bool) or not isinstance(gamma, int | float):
+        raise ValueError(f'gamma = {gamma!r} is not a number; write 0.9 or "9/10"')
+    mdp = NetworkedMDP(graph, gamma, transition, reward, _parents("transition_parents", content))
+    local = LocalPolicy(mdp, policy, _parents("policy_parents", content))
+    return Instance(content.get("name", default_name), mdp, local)
 
 
 def _sizes(key: str, content: dict[str, Any]) -> list[int]:
@@ -114,6 +112,20 @@ def _sizes(key: str, content: dict[str, Any]) -> list[int]:
     if not isinstance(sizes, list) or not sizes or not all(type(size) is int and size >= 1 for size in sizes):
         raise ValueError(f"{key} = {sizes!r} must be a list of whole numbers >= 1, one per agent")
     return sizes
+
+
+def _tables(key: str, content: dict[str, Any], n: int) -> tuple[Any, ...]:
+    tables = content[key]
+    if not isinstance(tables, list) or len(tables) != n:
+        raise ValueError(f"{key} must be a list with one table for each of the {n} agents")
+    return tuple(_numbers(tables, key))
+
+
+def _parents(key: str, content: dict[str, Any]) -> tuple[tuple[int, ...], ...]:
+    parents = content.get(key, [])
+    if not isinstance(parents, list) or not all(isinstance(members, list) for members in parents):
+        raise ValueError(f"{key} must be a list of lists of agents, such as [[0, 1], [0, 1, 2]]")
+    return tuple(map(tuple, parents))
 
 
 def _numbers(value: Any, place: str) -> Any:

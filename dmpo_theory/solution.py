@@ -23,18 +23,18 @@ from dmpo_theory.mdp import Array, LocalPolicy, NetworkedMDP
 class Solution:
     """Exact answers, each computed when first asked for."""
 
-    def __init__(self, mdp: NetworkedMDP, policy: LocalPolicy, method: Method = "auto") -> None:
-        self.mdp, self.policy, self.method = mdp, policy, method
+    def __init__(self, mdp: NetworkedMDP, policy: LocalPolicy, method: Method, tolerance: float) -> None:
+        self.mdp, self.policy, self.method, self.tolerance = mdp, policy, method, tolerance
 
     @cached_property
     def local_values(self) -> Values:
         """``V_i(x)`` with its residual."""
-        return local_values(self.mdp, self.policy, method=self.method)
+        return local_values(self.mdp, self.policy, method=self.method, tolerance=self.tolerance)
 
     @cached_property
     def occupancy(self) -> StateLaw:
         """Normalised discounted occupancy from a uniform start."""
-        return occupancy(self.mdp, self.policy, method=self.method)
+        return occupancy(self.mdp, self.policy, method=self.method, tolerance=self.tolerance)
 
     def gradient(self) -> list[Array]:
         """``g_i`` in softmax logits under the occupancy."""
@@ -72,18 +72,22 @@ FIELDS: dict[str, Callable[[Solution], Any]] = {
 
 
 def solve(
-    mdp: NetworkedMDP, policy: LocalPolicy, fields: Sequence[str] = tuple(FIELDS), method: Method = "auto"
+    mdp: NetworkedMDP,
+    policy: LocalPolicy,
+    fields: Sequence[str] = tuple(FIELDS),
+    method: Method = "auto",
+    tolerance: float = 1e-10,
 ) -> dict[str, Any]:
     """The named fields of :data:`FIELDS`, in that order; ``residual`` is always among them.
 
     Raises:
         ValueError: a field is not known; the message suggests the nearest.
-        ProblemTooLarge: as :func:`dmpo_theory.exact.local_values`.
+        ProblemTooLarge, ArithmeticError: as :func:`dmpo_theory.exact.local_values`.
     """
     for field in fields:
         if field not in FIELDS:
             raise unknown_name("field", field, FIELDS)
-    solution = Solution(mdp, policy, method)
+    solution = Solution(mdp, policy, method, tolerance)
     return {field: FIELDS[field](solution) for field in dict.fromkeys([*fields, "residual"])}
 
 

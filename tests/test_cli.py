@@ -1,0 +1,99 @@
+"""The command line: what it writes, and that every mistake gets a message, exit status 2 and no traceback."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+from dmpo_deep import cli
+
+EXAMPLE = str(Path(__file__).parents[1] / "examples" / "01_path3.instance.json")
+
+
+def run(*arguments: object) -> int:
+    return cli.main([str(argument) for argument in arguments])
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        run("--help")
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    assert all(command in text for command in cli.COMMANDS)
+
+
+def test_solve(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "folder" / "answers.json"
+    assert run("solve", EXAMPLE, "--out", out, "--fields", "values,span") == 0
+    assert set(json.loads(out.read_text())) == {"values", "span", "residual"}
+    assert str(out) in capsys.readouterr().out.splitlines()[-1]
+    assert run("solve", EXAMPLE, "--out", out) == 2
+    assert "exists; give another --out, or --overwrite" in capsys.readouterr().err
+    assert run("solve", EXAMPLE, "--out", out, "--overwrite", "--fields", "values") == 0
+
+
+def test_bounds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "bounds"
+    assert run("bounds", "--out", out, "--families", "path,star", "--n", 4, "--instance", EXAMPLE) == 0
+    text = capsys.readouterr().out
+    assert "theorem2-printed     fails" in text
+    assert str(out) in text.splitlines()[-1]
+    with (out / "verdicts.csv").open() as file:
+        found = {row["bound"]: row["verdict"] for row in csv.DictReader(file)}
+    assert found["theorem1-printed"] == "fails"
+    assert found["theorem1-tight"] == "holds, tight"
+    with (out / "checks.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {"01_path3", "star of 3 agents, 12 states"} <= {row["instance"] for row in rows}
+    assert any(row["exact_ratio"] == "4/3" for row in rows)
+    if importlib.util.find_spec("matplotlib"):
+        assert (out / "bounds.png").stat().st_size > 10_000
+    assert run("bounds", "--out", out) == 2
+    assert "exists; give another --out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("solve", "missing.json", "--out", "{tmp}/a"), "missing.json: no such instance file"),
+        (
+            ("solve", EXAMPLE, "--out", "{tmp}/a", "--fields", "valeus"),
+            "unknown field 'valeus'; did you mean 'values'?",
+        ),
+        (("solve", EXAMPLE, "--out", "{tmp}/a", "--method", "fast"), 'choose "auto", "dense" or "factored"'),
+        (("bounds", "--out", "{tmp}/b", "--families", "rnig"), "unknown graph family 'rnig'; did you mean 'ring'?"),
+        (("bounds", "--out", "{tmp}/b", "--gamma", "x"), "--gamma x is not a number; write 0.9 or 9/10"),
+        (("bounds", "--out", "{tmp}/b", "--gamma", "1"), "--gamma 1 is outside [0, 1)"),
+        (("bounds", "--out", "{tmp}/b", "--couplings", "2"), "coupling = 2.0 is outside [0, 1]"),
+        (("bounds", "--out", "{tmp}/b", "--n", "40"), "GiB"),
+    ],
+)
+def test_mistakes(arguments: tuple[str, ...], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(*(argument.replace("{tmp}", str(tmp_path)) for argument in arguments)) == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir()), "a refused command leaves nothing behind"
+
+
+def test_unknown_option_and_command(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, hint in ((("solve", EXAMPLE, "--ouput", "a"), "--out"), (("boudns",), "bounds")):
+        with pytest.raises(SystemExit) as stop:
+            run(*arguments)
+        assert stop.value.code == 2
+        assert hint in capsys.readouterr().err
+
+
+def test_deep_commands_name_the_missing_extra(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    for arguments in (
+        ("train", "catchup", "--out", tmp_path / "r"),
+        ("evaluate", "catchup"),
+        ("plot", "r", "--out", "f"),
+    ):
+        assert run(*arguments) == 2
+        assert "torch is not installed; pip install 'dmpo[deep]'" in capsys.readouterr().err

@@ -1,0 +1,185 @@
+"""Values, occupancy and stationary law: dense against factored, brute force, QuantEcon and power series."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import quantecon
+
+from dmpo_theory.closed_loop import closed_loop
+from dmpo_theory.errors import ProblemTooLarge
+from dmpo_theory.exact import local_values, occupancy, stationary
+from dmpo_theory.graph import FAMILIES, AgentGraph, named_graph, path, ring
+from dmpo_theory.instances import random_mdp, random_policy
+from dmpo_theory.mdp import LocalPolicy, NetworkedMDP, to_joint
+from tests.theory import brute_force
+
+GRAPH = AgentGraph.from_edges(4, [(0, 1), (1, 2)])  # agent 3 on its own
+
+
+def uneven(gamma: float = 0.9, radius: int = 1) -> tuple[NetworkedMDP, LocalPolicy]:
+    mdp = random_mdp(
+        GRAPH, n_states=[2, 3, 1, 2], n_actions=[3, 2, 2, 1], gamma=gamma, radius=radius, concentration=0.3, rng=5
+    )
+    return mdp, random_policy(mdp, radius=2, rng=6)
+
+
+@pytest.mark.parametrize("radius", [0, 1, 2])
+def test_both_routes_agree_with_brute_force(radius: int) -> None:
+    mdp, policy = uneven(radius=radius)
+    expected = brute_force.values(mdp, policy)
+    for method in ("dense", "factored"):
+        result = local_values(mdp, policy, method=method)  # type: ignore[arg-type]
+        assert result.method == method
+        assert np.abs(result.values - expected).max() < 1e-10
+        assert result.residual.max() <= (1 - mdp.gamma) * 1e-10
+        assert result.error_bound <= 1e-10
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_dense_and_factored_agree_on_every_family(family: str) -> None:
+    mdp = random_mdp(named_graph(family, 7, 2), concentration=0.1, gamma=0.95, rng=3)
+    policy = random_policy(mdp, rng=4)
+    dense, factored = (local_values(mdp, policy, method=method) for method in ("dense", "factored"))  # type: ignore[arg-type]
+    assert np.abs(dense.values - factored.values).max() < 2e-10
+    law = np.random.default_rng(0).dirichlet(np.ones(mdp.n_joint_states))
+    chain = closed_loop(mdp, policy)
+    np.testing.assert_allclose(chain.push(law), law @ chain.matrix, atol=1e-14)
+    np.testing.assert_allclose(chain.apply(law[None])[0], chain.matrix @ law, atol=1e-14)
+
+
+def test_quantecon_evaluates_the_same_policy() -> None:
+    """The mean value, from QuantEcon's policy evaluation of an MDP whose only action is to follow the policy."""
+    mdp = random_mdp(path(3), n_states=[2, 3, 2], rng=1)
+    policy = random_policy(mdp, rng=2)
+    rewards, kernel = to_joint(mdp)
+    law = np.array(
+        [
+            [brute_force.action_law(mdp, policy, s, a) for a in brute_force.joint_actions(mdp)]
+            for s in brute_force.joint_states(mdp)
+        ]
+    )
+    followed = quantecon.markov.DiscreteDP(
+        (law * rewards).sum(axis=1, keepdims=True), np.einsum("xu,xuy->xy", law, kernel)[:, None], mdp.gamma
+    )
+    expected = followed.evaluate_policy(np.zeros(mdp.n_joint_states, dtype=int))
+    np.testing.assert_allclose(local_values(mdp, policy).values.mean(axis=0), expected, atol=1e-10)
+
+
+def test_quantecon_takes_the_joint_form() -> None:
+    """The optimal value of the joint MDP bounds the value of a local policy, and QuantEcon finds it."""
+    mdp, policy = uneven()
+    rewards, kernel = to_joint(mdp)
+    np.testing.assert_allclose(kernel.sum(axis=-1), 1, atol=1e-12)
+    optimum = quantecon.markov.DiscreteDP(rewards, kernel, mdp.gamma).solve(method="policy_iteration")
+    assert (local_values(mdp, policy).values.mean(axis=0) <= optimum.v + 1e-9).all()
+
+
+def test_joint_form_by_loops() -> None:
+    mdp, _ = uneven()
+    rewards, kernel = to_joint(mdp)
+    states, actions = brute_force.joint_states(mdp), brute_force.joint_actions(mdp)
+    for x, s in enumerate(states):
+        for u, a in enumerate(actions):
+            assert rewards[x, u] == pytest.approx(np.mean([mdp.reward[i][s[i], a[i]] for i in range(4)]))
+            for y, t in enumerate(states):
+                assert kernel[x, u, y] == pytest.approx(brute_force.transition(mdp, s, a, t), abs=1e-15)
+
+
+@pytest.mark.parametrize("method", ["dense", "factored"])
+def test_occupancy_is_the_power_series(method: str) -> None:
+    mdp, policy = uneven(gamma=0.8)
+    kernel = brute_force.kernel(mdp, policy)
+    start = np.random.default_rng(0).dirichlet(np.ones(len(kernel)))
+    term, expected = start, np.zeros(len(kernel))
+    for t in range(300):
+        expected += 0.2 * 0.8**t * term
+        term = term @ kernel
+    result = occupancy(mdp, policy, start, method=method)  # type: ignore[arg-type]
+    assert np.abs(result.law - expected).sum() < 1e-10
+    assert result.law.sum() == pytest.approx(1, abs=1e-10)
+    assert result.residual <= 0.2e-10
+
+
+@pytest.mark.parametrize("method", ["dense", "factored"])
+def test_stationary_law_is_quantecons(method: str) -> None:
+    mdp, policy = uneven()
+    expected = quantecon.markov.MarkovChain(brute_force.kernel(mdp, policy)).stationary_distributions[0]
+    result = stationary(mdp, policy, method=method)  # type: ignore[arg-type]
+    assert np.abs(result.law - expected).max() < 1e-10
+    assert result.residual < 1e-11
+
+
+@pytest.mark.parametrize("method", ["dense", "factored"])
+def test_stationary_law_of_periodic_and_reducible_chains(method: str) -> None:
+    """One agent with states 0 <-> 1, absorbing 2, and 3 which moves to either: time averages from each start."""
+    rows = np.array([[0, 1, 0, 0], [1, 0, 0, 0], [0, 0, 1, 0], [0.25, 0.25, 0.5, 0]])
+    mdp = NetworkedMDP(path(1), 0.9, (rows[:, None],), (np.zeros((4, 1)),))
+    policy = LocalPolicy(mdp, (np.ones((4, 1)),))
+    for start, expected in (
+        ([1, 0, 0, 0], [0.5, 0.5, 0, 0]),
+        ([0, 0, 1, 0], [0, 0, 1, 0]),
+        ([0, 0, 0, 1], [0.25, 0.25, 0.5, 0]),
+    ):
+        result = stationary(mdp, policy, np.array(start, dtype=float), method=method)  # type: ignore[arg-type]
+        np.testing.assert_allclose(result.law, expected, atol=1e-10)
+
+
+def test_gamma_zero_and_slow_chains() -> None:
+    mdp, policy = uneven(gamma=0.0)
+    for method in ("dense", "factored"):
+        result = local_values(mdp, policy, method=method)  # type: ignore[arg-type]
+        np.testing.assert_allclose(result.values, brute_force.rewards(mdp, policy), atol=1e-14)
+    mdp = random_mdp(ring(5), gamma=0.99, concentration=0.01, rng=0)
+    policy = random_policy(mdp, concentration=0.01, rng=1)
+    dense, factored = (local_values(mdp, policy, method=method) for method in ("dense", "factored"))  # type: ignore[arg-type]
+    assert factored.error_bound <= 1e-10
+    assert np.abs(dense.values - factored.values).max() <= 2e-10
+
+
+def test_parents_may_leave_out_the_agent_itself() -> None:
+    """A shift register: each agent copies its right-hand neighbour, policies read nothing."""
+    copy = np.array([[[1.0, 0.0]], [[0.0, 1.0]]])
+    reward = (np.array([[0.0], [1.0]]), np.zeros((2, 1)), np.zeros((2, 1)))
+    mdp = NetworkedMDP(path(3), 0.5, (copy, copy, copy), reward, ((1,), (2,), (2,)))
+    policy = LocalPolicy(mdp, (np.ones((2, 1)),) * 3, ((0,), (1,), (2,)))
+    for method in ("dense", "factored"):
+        values = local_values(mdp, policy, method=method).values[0].reshape(2, 2, 2)  # type: ignore[arg-type]
+        for s in np.ndindex(2, 2, 2):
+            assert values[s] == pytest.approx(s[0] + 0.5 * s[1] + 0.5 * s[2], abs=1e-10)
+
+
+def test_too_large_is_refused_with_the_memory_it_would_take() -> None:
+    mdp = random_mdp(ring(40), rng=0)
+    policy = random_policy(mdp, rng=0)
+    for call in (local_values, occupancy, stationary):
+        with pytest.raises(ProblemTooLarge, match=r"1\.09951e\+12 states \(40 agents\), factored, needs .* GiB.*limit"):
+            call(mdp, policy)  # type: ignore[operator]
+    with pytest.raises(ProblemTooLarge, match=r"dense, needs .* GiB.*factored"):
+        local_values(random_mdp(ring(18)), random_policy(random_mdp(ring(18))), method="dense")
+    with pytest.raises(ProblemTooLarge, match=r"needs .* GiB, the limit is 1e-06 GiB"):
+        to_joint(random_mdp(ring(5)), memory_limit_gib=1e-6)
+
+
+def test_precision_that_float64_cannot_reach_is_an_error() -> None:
+    mdp = random_mdp(path(2), gamma=1 - 1e-9, rng=0)
+    with pytest.raises(ArithmeticError, match=r"values are good to .* only: float64 cannot reach tolerance"):
+        local_values(mdp, random_policy(mdp), method="dense")
+
+
+def test_bad_arguments() -> None:
+    mdp, policy = uneven()
+    with pytest.raises(ValueError, match='method = \'sparse\'; choose "auto", "dense" or "factored"'):
+        local_values(mdp, policy, method="sparse")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"start has shape \(3,\)"):
+        occupancy(mdp, policy, np.ones(3) / 3)
+
+
+def test_elimination_never_holds_the_joint_kernel() -> None:
+    """A ring of 12: one application of the kernel needs a few joint vectors, the matrix 4096 of them."""
+    mdp = random_mdp(ring(12), rng=0)
+    chain = closed_loop(mdp, random_policy(mdp))
+    assert chain.peak_bytes(1) <= 8 * 8 * chain.size
+    assert math.prod(chain.n_states) == 4096

@@ -1,0 +1,40 @@
+"""Every check reports its worst case and slack; the table at the end of the run sums them up, a line a bound."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import pytest
+
+from dmpo_theory.sweep import Check, verdicts
+
+Report = Callable[[Iterable[Check]], None]
+
+
+@pytest.fixture
+def report(record_property: Callable[[str, object], None]) -> Report:
+    """Hand over what was checked, to be summed up in the table."""
+
+    def note(checks: Iterable[Check]) -> None:
+        found = list(checks)
+        for v in verdicts(found):
+            slack = min(float(check.slack) for check in found if check.bound == v.bound)
+            record_property("bound", (v.bound, v.violations, v.checks, float(v.worst.ratio), slack, v.because))
+
+    return note
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """For each bound: violations, number of checks, worst ratio of error to bound, least slack, witness."""
+    by_bound: dict[str, list[tuple[int, int, float, float, str]]] = {}
+    for outcome in terminalreporter.stats.get("passed", []):
+        for key, value in getattr(outcome, "user_properties", []):
+            if key == "bound":
+                by_bound.setdefault(value[0], []).append(tuple(value[1:]))
+    if by_bound:
+        terminalreporter.section("bounds: violations/checks, worst error/bound, least slack, witness")
+    for bound, rows in sorted(by_bound.items()):
+        violations, checks = (sum(row[k] for row in rows) for k in (0, 1))
+        ratio, slack = max(row[2] for row in rows), min(row[3] for row in rows)
+        witness = max(rows, key=lambda row: row[2])[4]
+        terminalreporter.line(f"{bound:20} {violations:4}/{checks:<5} {ratio:7.4f} {slack:10.2e}  {witness}")
