@@ -14,7 +14,7 @@ import torch
 from dmpo_deep import log
 from dmpo_deep.checkpoint import load
 from dmpo_deep.envs import CONTROLLERS, Policy, evaluation_env
-from dmpo_deep.nets import Actor
+from dmpo_deep.nets import Actor, one_thread
 from dmpo_deep.presets import from_config
 from dmpo_theory.errors import unknown_name
 
@@ -26,7 +26,7 @@ class Evaluation:
     metric: np.ndarray
     """The paper's metric of each episode, ``[B]``."""
     collided: np.ndarray
-    """Whether the episode terminated before its time limit, ``[B]``."""
+    """Whether there was a collision, ``[B]``."""
     measures: Mapping[str, np.ndarray]
     """Means over the steps of each episode, ``[B]``: on catch-up ``speed`` (m/s) and ``headway`` (m)."""
 
@@ -42,7 +42,7 @@ class Evaluation:
 
     @property
     def collisions(self) -> int:
-        """Number of episodes that terminated."""
+        """Number of episodes with a collision."""
         return int(self.collided.sum())
 
     def __str__(self) -> str:
@@ -72,7 +72,7 @@ def evaluate_policy(task: str, policy: Policy, options: Mapping[str, Any] | None
         steps += running
         for name, total in measures.items():
             total[running] += info[name][running]
-        collided |= running & terminated
+        collided |= running & info["collided"]
         running &= ~(terminated | truncated)
     return Evaluation(metric, collided, {name: total / steps for name, total in measures.items()})
 
@@ -88,6 +88,7 @@ def load_actor(run: Path) -> tuple[Actor, dict[str, Any]]:
     return actor, config
 
 
+@one_thread()
 def evaluate(target: str | Path, controller: str | None = None, out: Path | None = None) -> dict[str, Evaluation]:
     """Evaluate a run's policies, sampled and greedy, or a task's reference controllers.
 

@@ -7,7 +7,8 @@ own weights ``weight[l][i]``, so that no parameter is shared and one batched pro
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 
 import numpy as np
@@ -15,6 +16,20 @@ import torch
 from torch import Tensor, nn
 
 from dmpo_theory.graph import AgentGraph
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute on one thread, from the initial weights on: as fast for networks this small, and sums have one order.
+
+    Without it results depend, in the last bits, on how many threads the process happens to use.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 class LocalNets(nn.Module):

@@ -7,6 +7,7 @@ three seeds; with fewer, every run is a thin line of its own and levels are plai
 from __future__ import annotations
 
 import csv
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,7 +113,7 @@ def plot(runs: Sequence[str | Path], out: str | Path) -> Path:
     figure = Figure(figsize=(COLUMN_WIDTH, 2.5 * len(tasks)), layout="constrained", dpi=300)
     for axes, task in zip(figure.subplots(len(tasks), squeeze=False)[:, 0], tasks, strict=True):
         axes.set_yscale("symlog", linthresh=10, subs=range(2, 10))
-        for color, group in zip(COLORS, (g for g in groups if g.task == task), strict=False):
+        for color, group in zip(itertools.cycle(COLORS), (g for g in groups if g.task == task), strict=False):
             scores, name = group.scores["eval_sampled"], f"{group.label} ({len(group.seeds)} seeds)"
             if len(scores) < SEEDS_FOR_INTERVAL:
                 for k, line in enumerate(scores):

@@ -12,13 +12,13 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
 from tqdm import tqdm
 
 from dmpo_deep import checkpoint, log
 from dmpo_deep.dmpo import DMPO
 from dmpo_deep.envs import ENVIRONMENTS, make_env
 from dmpo_deep.evaluate import evaluate_policy
+from dmpo_deep.nets import one_thread
 from dmpo_deep.ppo import DPPO, Agents
 from dmpo_deep.presets import get_preset, override
 from dmpo_deep.rollout import Collector
@@ -55,6 +55,7 @@ ALGORITHMS: Mapping[str, Callable[..., Learner]] = {"dmpo": DMPO, "dppo": DPPO}
 """Algorithm -> class, called with environment, preset and seed."""
 
 
+@one_thread()
 def train(
     task: str,
     algo: str,
@@ -122,7 +123,7 @@ def train(
 
     books = learner.collector
     bar = tqdm(total=steps, initial=books.env_steps, unit="step", desc=f"{algo} {task}", disable=not progress)
-    with bar, _one_thread(), _interruptible() as stopped, closing(log.RunLog(run, COLUMNS, after)) as record:
+    with bar, _interruptible() as stopped, closing(log.RunLog(run, COLUMNS, after)) as record:
         while books.env_steps < steps and not stopped():
             start, before = time.perf_counter(), books.env_steps
             row: dict[str, float | None] = {"epoch": (epoch := epoch + 1), **learner.epoch()}
@@ -169,17 +170,6 @@ def _check_same(run: Path, config: Mapping[str, Any]) -> None:
         if earlier["preset"].get(key) != value:
             was = earlier["preset"].get(key)
             raise ValueError(f"{run} was started with {key} = {was!r}, not {value!r}; give the same to resume")
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """The networks are too small to share: one thread is as fast, and its sums have one order."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 @contextmanager

@@ -168,12 +168,12 @@ def _theorem2_printed(setting: Setting, kappa: int) -> list[Number]:
     gamma, n = setting.gamma, setting.graph.n
     result: list[Number] = []
     for i in range(n):
-        members = len(setting.graph.neighbors(i, kappa))
-        # gamma^(kappa-1) [1 - (1 - gamma^2) x], with the bracket split so that kappa = 0 needs no division at x = 1
-        outside = (1 - Fraction(members, n)) * (gamma ** (kappa - 1) if gamma > 0 or kappa > 0 else math.inf)
-        inside = Fraction(members, n) * gamma ** (kappa + 1)
-        decay = inside if members == n else outside + inside
-        result.append(decay * setting.r_max * setting.g_max[i] / (1 - gamma))
+        share = Fraction(len(setting.graph.neighbors(i, kappa)), n)
+        size = setting.r_max * setting.g_max[i] / (1 - gamma)
+        # gamma^(kappa - 1) [1 - (1 - gamma^2) share], with the bracket split; at gamma = kappa = 0 it is infinite
+        outside = (1 - share) * gamma ** (kappa - 1) if gamma > 0 or kappa > 0 else math.inf
+        inside = share * gamma ** (kappa + 1)
+        result.append(size * inside if share == 1 else size * (outside + inside) if size > 0 else 0)
     return result
 
 

@@ -40,7 +40,8 @@ class RolloutEnv(Protocol):
             ``terminated [B]`` (the task's own end: worth nothing beyond its last reward), ``truncated [B]`` (the time
             limit: values bootstrap through it) and ``info``. ``info["step"] [B]`` is the 0-based index of the step
             just made and ``info["metric"] [B]`` its share of the paper's metric, such that the sum over an episode
-            is the episode's score. Real environments add ``info["raw_reward"] [B, n]`` and what else they measure.
+            is the episode's score. Real environments add ``info["raw_reward"] [B, n]``, ``info["collided"] [B]`` and
+            what else they measure.
         """
 
 

@@ -182,7 +182,7 @@ class Platoon:
         reward = np.where(terminated[:, None], charge[:, None], reward)
         metric = np.where(terminated, metric * (self.horizon - step), metric)
         truncated = (self._time >= self.horizon) & ~terminated
-        info = {"raw_reward": raw, "metric": metric, "step": step}
+        info = {"raw_reward": raw, "metric": metric, "step": step, "collided": collided}
         info |= {"speed": self._speed.mean(axis=1), "headway": self._headway.mean(axis=1)}
         return self.observe(), reward, terminated, truncated, info
 

@@ -14,7 +14,8 @@ import torch
 
 from dmpo_deep import log
 from dmpo_deep.checkpoint import load
-from dmpo_deep.evaluate import evaluate
+from dmpo_deep.envs import CONTROLLERS
+from dmpo_deep.evaluate import evaluate, evaluate_policy
 from dmpo_deep.train import ALGORITHMS, COLUMNS, train
 
 SMALL = {
@@ -115,6 +116,25 @@ def test_a_finished_run_can_be_given_more_steps(finished, tmp_path):
     assert log.read_config(run)["steps"] == 1600
     assert small(algo, run, steps=1600, resume=True) == run
     assert timeless(run) == timeless(straight)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_results_do_not_depend_on_the_number_of_threads(finished, tmp_path, threads):
+    algo, whole = finished
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        again = small(algo, tmp_path / "again")
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert_same(load(again / log.CHECKPOINT), load(whole / log.CHECKPOINT))
+
+
+def test_collisions_count_in_both_modes():
+    random = CONTROLLERS["catchup"]["random"].policy
+    ends, freezes = (evaluate_policy("catchup", random, {"collision": mode}) for mode in ("end", "freeze"))
+    assert ends.collisions == freezes.collisions == 20
 
 
 def test_evaluations_do_not_touch_training(finished, tmp_path):
