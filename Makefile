@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 # Every `make run` gets a folder of its own: nothing is overwritten.
-RUN ?= runs/first-$(shell date +%Y%m%d-%H%M%S)
+RUN := runs/first-$(shell date +%Y%m%d-%H%M%S)
 
 .PHONY: run test format clean
 
@@ -17,6 +17,10 @@ run: .venv/installed
 	$(BIN)/dmpo train catchup --algo dmpo --seed 0 --steps 9600 --out $(RUN)/dmpo-s0
 	$(BIN)/dmpo train catchup --algo dppo --seed 0 --steps 48000 --out $(RUN)/dppo-s0
 	$(BIN)/dmpo plot $(RUN)/dmpo-s0 $(RUN)/dppo-s0 --out $(RUN)/learning
+	@echo
+	@echo 'Verdicts, their figure and CSV files: $(RUN)/bounds'
+	@echo 'Runs:                                 $(RUN)/dmpo-s0  $(RUN)/dppo-s0'
+	@echo 'Learning curves and table:            $(RUN)/learning'
 
 test: .venv/installed
 	$(BIN)/ruff check .

@@ -88,6 +88,7 @@ def bounds(
     """
     from tqdm import tqdm
 
+    from dmpo_theory.bounds import BOUNDS
     from dmpo_theory.errors import unknown_name
     from dmpo_theory.graph import FAMILIES
     from dmpo_theory.instance_file import load_instance
@@ -127,10 +128,10 @@ def bounds(
     write_verdicts(found, out / "verdicts.csv")
     print(
         _table(
-            ("bound", "verdict", "violated", "worst ratio", "witness"),
+            ("bound", "source", "verdict", "violated", "worst ratio", "witness"),
             [
-                (v.bound, v.verdict, f"{v.violations}/{v.checks}", f"{float(v.worst.ratio):.4f}", v.because)
-                for v in found
+                (v.bound, BOUNDS[v.bound].source, v.verdict, f"{v.violations}/{v.checks}", f"{ratio:.4f}", v.because)
+                for v, ratio in ((v, float(v.worst.ratio)) for v in found)
             ],
         )
     )
