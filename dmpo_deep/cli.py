@@ -16,6 +16,7 @@ from tyro.conf import FlagCreatePairsOff, Positional
 DESCRIPTION = """Networked multi-agent control: check the theory exactly, train DMPO and its baselines.
 
 The exact half:
+  dmpo audit --out runs/audit             every claim of the paper: verdict and witness
   dmpo solve FILE --out answers.json      values, gradients and spans of one MDP
   dmpo bounds --out runs/bounds           Theorem 1, Remark 1, Theorem 2: verdicts and a figure
 
@@ -89,8 +90,6 @@ def bounds(
     from tqdm import tqdm
 
     from dmpo_theory.bounds import BOUNDS
-    from dmpo_theory.errors import unknown_name
-    from dmpo_theory.graph import FAMILIES
     from dmpo_theory.instance_file import load_instance
     from dmpo_theory.sweep import (
         Check,
@@ -104,13 +103,7 @@ def bounds(
 
     if out.exists():
         raise FileExistsError(f"{out} exists; give another --out")
-    chosen = [name.strip() for name in families.split(",")] if families else list(FAMILIES)
-    for name in chosen:
-        if name not in FAMILIES:
-            raise unknown_name("graph family", name, FAMILIES)
-    discount = _fraction("--gamma", gamma)
-    if not 0 <= discount < 1:
-        raise ValueError(f"--gamma {gamma} is outside [0, 1); use a discount factor such as 9/10")
+    chosen, discount = _families(families), _discount(gamma)
     loaded = [load_instance(path) for path in instance]
     given = instance_jobs(loaded) if loaded else random_jobs(chosen, n, float(discount), couplings, range(seeds))
     jobs = [*given, *constructive_jobs(chosen, n, discount)]
@@ -144,6 +137,92 @@ def bounds(
     else:
         print("No figure: " + _missing("matplotlib"))
     print(f"Results: {out} ({files})")
+
+
+def audit(
+    out: Path = Path("runs/audit"),
+    claim: tuple[str, ...] = (),
+    instance: tuple[Path, ...] = (),
+    graphs: str = "",
+    n: int = 5,
+    gamma: str = "9/10",
+    kappa: int | None = None,
+    instances: int = 2,
+    seed: int = 0,
+    resume: bool = False,
+) -> None:
+    """Decide every claim of the paper: holds, holds and is tight, or fails, each with a witness.
+
+    Writes audit.html (one page that needs nothing else), audit.json and the figures. Ends with status 1 if a verdict
+    is not the expected one. Ctrl-C stops it; --resume goes on.
+
+    Args:
+        out: folder for the results.
+        claim: ids of claims; all by default.
+        instance: instance files of your own to check the claims on, instead of random and constructive ones.
+        graphs: comma-separated graph families; all by default.
+        n: number of agents.
+        gamma: discount factor, 0.9 or 9/10.
+        kappa: the only kappa to check; all up to the diameter by default.
+        instances: random instances for each family.
+        seed: of the random instances.
+        resume: continue the audit in OUT, with the same settings.
+    """
+    from tqdm import tqdm
+
+    from dmpo_theory import audit as ledger
+    from dmpo_theory.claims import CLAIMS
+    from dmpo_theory.claims.record import Case, Scope
+    from dmpo_theory.graph import check_kappa
+    from dmpo_theory.instance_file import load_instance
+
+    if out.exists() and not resume:
+        raise FileExistsError(f"{out} exists; give another --out, or --resume to continue it")
+    if resume and not (out / ledger.RECORD).exists():
+        raise FileNotFoundError(f"{out} holds no audit to resume; leave out --resume")
+    discount = _discount(gamma, zero=False)
+    if kappa is not None:
+        check_kappa(kappa)
+    for option, number, least in (("--n", n, 2), ("--instances", instances, 1), ("--seed", seed, 0)):
+        if number < least:
+            raise ValueError(f"{option} {number} is too small; it must be at least {least}")
+    families, claims = _families(graphs), ledger.select(claim)
+    given = tuple(Case(loaded.name, loaded.mdp, loaded.policy) for loaded in map(load_instance, instance))
+    scope = Scope(families, n, discount, instances, seed, kappa, given)
+    settings = {
+        **{"claims": [chosen.id for chosen in claims], "instance": [str(path) for path in instance]},
+        **{"graphs": list(families), "n": n, "gamma": str(discount), "kappa": kappa},
+        **{"instances": instances, "seed": seed},
+    }
+    try:
+        rows = ledger.run(claims, scope, settings, out, lambda left: iter(tqdm(left, desc="audit", unit="claim")))
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"{out} holds the claims decided so far; --resume goes on") from None
+    ledger.write_json(rows, settings, out / "audit.json")
+    figures = []
+    if importlib.util.find_spec("matplotlib"):
+        from dmpo_theory.plots import audit_figures
+
+        figures = audit_figures(scope, out)
+    else:
+        print("No figures: " + _missing("matplotlib"))
+    ledger.write_html(rows, settings, figures, out / "audit.html")
+    print(
+        _table(
+            ("claim", "title", "verdict", "printed", "corrected", "seconds", "witness"),
+            [
+                (
+                    *(row.id, CLAIMS[row.id].title, row.verdict + ("" if row.as_expected else " (!)")),
+                    *(row.printed, row.corrected, f"{row.seconds:.1f}", row.witness),
+                )
+                for row in rows
+            ],
+        )
+    )
+    surprising = [row.id for row in rows if not row.as_expected]
+    print(f"Results: {out} (audit.html, audit.json{''.join(', ' + picture.name for _, picture in figures)})")
+    if surprising:
+        raise Unexpected(f"{len(surprising)} verdicts are not the expected ones: {', '.join(surprising)}")
 
 
 def train(
@@ -228,11 +307,25 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines)
 
 
-def _fraction(option: str, text: str) -> Fraction:
+def _families(text: str) -> tuple[str, ...]:
+    from dmpo_theory.errors import unknown_name
+    from dmpo_theory.graph import FAMILIES
+
+    chosen = tuple(name.strip() for name in text.split(",")) if text else tuple(FAMILIES)
+    for name in chosen:
+        if name not in FAMILIES:
+            raise unknown_name("graph family", name, FAMILIES)
+    return chosen
+
+
+def _discount(text: str, zero: bool = True) -> Fraction:
     try:
-        return Fraction(text)
+        gamma = Fraction(text)
     except (ValueError, ZeroDivisionError):
-        raise ValueError(f"{option} {text} is not a number; write 0.9 or 9/10") from None
+        raise ValueError(f"--gamma {text} is not a number; write 0.9 or 9/10") from None
+    if not 0 <= gamma < 1 or (gamma == 0 and not zero):
+        raise ValueError(f"--gamma {text} is outside {'[' if zero else '('}0, 1); use a discount factor such as 9/10")
+    return gamma
 
 
 def _missing(module: str) -> str:
@@ -246,9 +339,14 @@ def _require(*modules: str) -> None:
             raise ImportError(_missing(module))
 
 
+class Unexpected(Exception):
+    """Everything ran, and the outcome is not the expected one."""
+
+
 COMMANDS: dict[str, Callable[..., Any]] = {
-    "solve": solve,
+    "audit": audit,
     "bounds": bounds,
+    "solve": solve,
     "train": train,
     "evaluate": evaluate,
     "plot": plot,
@@ -256,7 +354,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point of the script ``dmpo``: 0 on success, 2 on an error of the user's, 130 after Ctrl-C."""
+    """Entry point of the script ``dmpo``: 0 on success, 1 if an audit surprises, 2 on a mistake, 130 after Ctrl-C."""
     try:
         tyro.extras.subcommand_cli_from_dict(
             COMMANDS, prog="dmpo", description=DESCRIPTION, args=arguments, config=(FlagCreatePairsOff,)
@@ -264,6 +362,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, MemoryError, ArithmeticError, ImportError, RuntimeError) as error:
         print(f"dmpo: error: {error}", file=sys.stderr)
         return 2
+    except Unexpected as surprise:
+        print(f"dmpo: {surprise}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt as stop:
         print(f"dmpo: stopped. {stop}", file=sys.stderr)
         return 130

@@ -15,6 +15,7 @@ from functools import cached_property
 
 import numpy as np
 
+from dmpo_theory.errors import require_memory
 from dmpo_theory.mdp import Array, LocalPolicy, NetworkedMDP, Parents, contract
 
 
@@ -121,10 +122,11 @@ class ClosedLoop:
 
     @cached_property
     def matrix(self) -> Array:
-        """The dense kernel ``P[x, x']``."""
+        """The dense kernel ``P[x, x']``; ``ProblemTooLarge`` if it would not fit."""
         n = self.n
-        result = np.ones((1, 1))
-        result = result.reshape((1,) * (2 * n))
+        what = f"the dense kernel of {self.size:.6g} joint states"
+        require_memory(16.0 * self.size**2, what, "use the factored operator, or fewer agents or local states")
+        result = np.ones((1,) * (2 * n))
         for i in range(n):
             axes = [j for j in range(2 * n) if j not in self.parents[i] and j != n + i]
             result = result * np.expand_dims(self.kernels[i], axes)

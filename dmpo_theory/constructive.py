@@ -79,7 +79,7 @@ def shift_register_witness(kappa: int, gamma: Fraction, rewards: tuple[Fraction,
     return Witness(f"shift register on path({kappa + 2})", kappa, (0,), (error,), instance.setting())
 
 
-START = "start"
+START, DONE = "start", "done"
 
 
 def three_agent_star(gamma: Fraction, rewards: tuple[Fraction, Fraction] = SIGNED) -> RationalMDP:
@@ -121,6 +121,77 @@ def three_agent_star_witness(gamma: Fraction, rewards: tuple[Fraction, Fraction]
     return Witness("star of 3 agents, 12 states", 1, (0,), (error,), instance.setting())
 
 
+def wrong_sign(gamma: Fraction) -> RationalMDP:
+    """A star of four agents on which the advantage after Eq. 9 has the wrong sign, with exact critics.
+
+    The centre's coin pays it 1 for heads and -1 for tails at the start, once; heads cost each leaf 1 and tails pay it 1
+    in the next step, once. With the own reward at weight 1 against values at 1/4, heads look good; they are bad.
+    """
+    graph = star(4)
+
+    def transition(i: int, seen: JointState, action: Action) -> dict[LocalState, Fraction]:
+        if i > 0:
+            return {0: ONE}
+        return {_bit(action) if seen[0] == START else DONE: ONE}
+
+    def policy(i: int, seen: JointState) -> dict[Action, Fraction]:
+        centre = seen[0]
+        if i == 0:
+            return {0: HALF, 1: HALF} if centre == START else {2: ONE}
+        return {2 if centre in (START, DONE) else 1 - _bit(centre): ONE}
+
+    def reward(i: int, state: LocalState, action: Action) -> Fraction:
+        return (Fraction(-1), Fraction(1), Fraction(0))[_bit(action)]
+
+    return RationalMDP(graph, gamma, transition, policy, reward, (SIGNED,) * 4)
+
+
+def wrong_sign_gradients(gamma: Fraction) -> tuple[Fraction, Fraction]:
+    """The centre's exact gradient at the start, and the one with its own reward at weight 1, both with exact values."""
+    instance, start = wrong_sign(gamma), (START, 0, 0, 0)
+    values = rational_values(instance, [start])
+    exact = coin_gradient(instance, 0, start, lambda s: sum(values[s], Fraction(0)) / 4)
+    own = coin_gradient(instance, 0, start, lambda s: Fraction(0)) * (4 - 1)  # the own reward once more, 1 - 1/n
+    return exact, exact + own
+
+
+def walker(positions: int, gamma: Fraction, rewards: tuple[Fraction, Fraction] = SIGNED) -> RationalMDP:
+    """Two agents: agent 0 flips a fair coin for ever; agent 1 walks a step up or down with it, between two walls.
+
+    Agent 1 is paid ``rewards[1]`` in the upper half of its positions and ``rewards[0]`` in the lower. Every flip
+    matters for a long time, so gradients that add up over time grow faster than Eq. 14 allows.
+    """
+
+    def transition(i: int, seen: JointState, action: Action) -> dict[LocalState, Fraction]:
+        if i == 0:
+            return {action: ONE}
+        step = 1 if _bit(seen[0]) else -1
+        return {min(max(_bit(seen[1]) + step, 0), positions - 1): ONE}
+
+    def policy(i: int, seen: JointState) -> dict[Action, Fraction]:
+        return {0: HALF, 1: HALF} if i == 0 else {0: ONE}
+
+    def reward(i: int, state: LocalState, action: Action) -> Fraction:
+        return rewards[0] if i == 0 else rewards[int(2 * _bit(state) >= positions)]
+
+    return RationalMDP(path(2), gamma, transition, policy, reward, (rewards,) * 2)
+
+
+def walker_return_gradient(positions: int, gamma: Fraction, rewards: tuple[Fraction, Fraction] = SIGNED) -> Fraction:
+    """Largest derivative of ``E sum_t gamma^t r(t)`` by agent 0's logit, over starting states.
+
+    At kappa = 0 it is all error: agent 0's own value does not depend on what it does.
+    """
+    instance = walker(positions, gamma, rewards)
+    states = [(coin, place) for coin in (0, 1) for place in range(positions)]
+    values = rational_values(instance, states)
+
+    def here(state: JointState) -> list[Fraction]:
+        return [coin_gradient(instance, 0, state, lambda s: sum(values[s], Fraction(0)) / 2)]
+
+    return max(abs(total) for (total,) in rational_values(instance, states, rewards=here).values())
+
+
 def flooding_values(
     graph: AgentGraph,
     kappa: int,
@@ -135,6 +206,32 @@ def flooding_values(
     Each agent waits for the bit of an agent just outside its neighbourhood; all bits are 1 and each reference law
     takes the one that is waited for as 0. Agents that see their whole component have error 0.
     """
+    instance, truth, flipped = _waiting(graph, kappa, gamma, rewards, m, p)
+    values = rational_values(instance, [truth, *flipped.values()])
+    errors = [abs(values[truth][j] - values[flipped[j]][j]) if j in flipped else Fraction(0) for j in range(graph.n)]
+    return Witness(name, kappa, tuple(range(graph.n)), tuple(errors), instance.setting())
+
+
+def flooding_q_values(graph: AgentGraph, kappa: int, gamma: Fraction) -> Witness:
+    """``|Q_i(s, a) - Q_i(s', a')|`` in the same instances, with actions inside ``N_i^kappa`` held fixed too."""
+    instance, truth, flipped = _waiting(graph, kappa, gamma, SIGNED, 1, 1)
+    chosen = [next(iter(law)) for law in instance.actions(truth)]
+    errors = []
+    for j in range(graph.n):
+        if j not in flipped:
+            errors.append(Fraction(0))
+            continue
+        held = {k: chosen[k] for k in graph.neighbors(j, kappa)}
+        after = [next(iter(instance.successors(state, held))) for state in (truth, flipped[j])]
+        values = rational_values(instance, after)
+        errors.append(gamma * abs(values[after[0]][j] - values[after[1]][j]))
+    return Witness("flooding", kappa, tuple(range(graph.n)), tuple(errors), instance.setting())
+
+
+def _waiting(
+    graph: AgentGraph, kappa: int, gamma: Fraction, rewards: tuple[Fraction, Fraction], m: int, p: int
+) -> tuple[RationalMDP, JointState, dict[int, JointState]]:
+    """The instance, the state with all bits 1, and for each agent that state with the bit it waits for taken as 0."""
     source = {}
     for j in range(graph.n):
         outside = _nearest_outside(graph, j, graph.neighbors(j, kappa))
@@ -142,10 +239,7 @@ def flooding_values(
             source[j] = outside
     instance = _flooding(graph, gamma, rewards, m, p, lambda j, heard: heard.get(source.get(j, -1), 0))
     truth = tuple(frozenset({(e, 1)}) if e in source.values() else frozenset() for e in range(graph.n))
-    flipped = {j: _replace(truth, e, frozenset({(e, 0)})) for j, e in source.items()}
-    values = rational_values(instance, [truth, *flipped.values()])
-    errors = [abs(values[truth][j] - values[flipped[j]][j]) if j in flipped else Fraction(0) for j in range(graph.n)]
-    return Witness(name, kappa, tuple(range(graph.n)), tuple(errors), instance.setting())
+    return instance, truth, {j: _replace(truth, e, frozenset({(e, 0)})) for j, e in source.items()}
 
 
 def flooding_gradient(

@@ -6,6 +6,11 @@ from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
+from dmpo_theory import graph as graphs
+from dmpo_theory.bounds import BOUNDS
+from dmpo_theory.claims.record import Scope
+from dmpo_theory.constructive import flooding_gradient, flooding_values
+from dmpo_theory.graph import AgentGraph, named_graph
 from dmpo_theory.sweep import Check
 
 PANELS = {"theorem1": "Theorem 1", "remark1": "Remark 1", "theorem2": "Theorem 2, reading (i)"}
@@ -64,3 +69,92 @@ def plot_bounds(checks: Sequence[Check], path: Path) -> None:
     figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8, frameon=False)
     figure.savefig(path, dpi=200)
     figure.savefig(path.with_suffix(".pdf"))
+
+
+def audit_figures(scope: Scope, folder: Path) -> list[tuple[str, Path]]:
+    """The figures of an audit, as captions and PNG files (each with a PDF beside it)."""
+    figures = [("Error of truncation and its bounds against kappa; below, error over the printed bound.", "bounds.png")]
+    plot_bounds(scope.checks, folder / "bounds.png")
+    if scope.constructive:
+        plot_tightness(scope, folder / "tightness.png")
+        draw_witnesses(folder / "witnesses.png")
+        figures += [
+            (
+                "Exact error over bound, worst agent, in flooding instances against the number of agents.",
+                "tightness.png",
+            ),
+            ("The smallest counterexamples: who tells whom, and what the error is.", "witnesses.png"),
+        ]
+    return [(caption, folder / name) for caption, name in figures]
+
+
+def plot_tightness(scope: Scope, path: Path) -> None:
+    """Exact error over the printed and the corrected bound against the number of agents: paths, rings and stars."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.2, 2.4), layout="constrained")
+    sizes = range(3, 9)
+    for axis, (claim, title) in zip(figure.subplots(1, 2, sharey=True), list(PANELS.items())[::2], strict=True):
+        for marker, family in (("o", "path"), ("s", "ring"), ("^", "star")):
+            for colour, key in ((VERMILION, f"{claim}-printed"), (BLUE, f"{claim}-tight")):
+                worst = [_worst_flooding(named_graph(family, n), scope.gamma, claim, key) for n in sizes]
+                axis.plot(sizes, worst, color=colour, marker=marker, ms=4, lw=1, label=f"{family}, {key.split('-')[1]}")
+        axis.axhline(1, color=BLACK, lw=0.6)
+        axis.set(title=title, xlabel="agents", ylim=(0, 2.2))
+        axis.title.set_fontsize(9)
+        axis.tick_params(labelsize=8)
+        axis.grid(alpha=0.25, lw=0.5)
+    figure.axes[0].set_ylabel("error / bound", fontsize=8)
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
+    figure.savefig(path, dpi=200)
+    figure.savefig(path.with_suffix(".pdf"))
+
+
+def draw_witnesses(path: Path) -> None:
+    """The counterexamples as graphs: the agent that errs, what it sees, and where what it misses comes from."""
+    import networkx as nx
+    from matplotlib.figure import Figure
+
+    drawings: tuple[tuple[str, AgentGraph, int, set[int], set[int]], ...] = (
+        ("Theorem 1: ratio 2\nshift register, $\\kappa=1$", graphs.path(3), 0, {0, 1}, {2}),
+        ("Theorem 2 (i): ratio 4/3\nstar, $\\kappa=1$", graphs.star(3), 0, {0, 1, 2}, {1, 2}),
+        ("Theorem 2 (ii): ratio 11/7\npath, $\\kappa=2$, $\\gamma=1/2$", graphs.path(4), 0, {0, 1, 2}, {3}),
+        ("after Eq. 9: wrong sign\nstar, any $\\kappa$", graphs.star(4), 0, {0, 1, 2, 3}, set()),
+    )
+    figure = Figure(figsize=(7.2, 2.1), layout="constrained")
+    for axis, (title, graph, agent, seen, source) in zip(figure.subplots(1, len(drawings)), drawings, strict=True):
+        network = graph.to_networkx()
+        colours = [VERMILION if k == agent else BLUE if k in seen else GREY for k in network]
+        nx.draw_networkx(
+            network,
+            nx.kamada_kawai_layout(network),
+            ax=axis,
+            node_color=colours,
+            edgecolors=BLACK,
+            linewidths=[2.5 if k in source else 0.8 for k in network],
+            node_size=260,
+            font_size=8,
+            font_color="#ffffff",
+        )
+        axis.set_title(title, fontsize=8)
+        axis.set_axis_off()
+        axis.margins(0.2)
+    figure.supxlabel(
+        "red: the agent that errs; blue: what it may see; bold rim: whose bit an extended value misses", fontsize=8
+    )
+    figure.savefig(path, dpi=200)
+    figure.savefig(path.with_suffix(".pdf"))
+
+
+def _worst_flooding(graph: AgentGraph, gamma: Fraction, claim: str, key: str) -> float:
+    ratios = [0.0]
+    for kappa in range(graph.diameter):
+        if claim == "theorem1":
+            found = [flooding_values(graph, kappa, gamma)]
+        else:
+            found = [flooding_gradient(graph, i, kappa, gamma) for i in (0, graph.n // 2)]
+        for witness in found:
+            bound = BOUNDS[key].value(witness.setting, kappa)
+            ratios += [float(e / bound[i]) for i, e in zip(witness.agents, witness.errors, strict=True) if bound[i]]
+    return max(ratios)

@@ -100,9 +100,18 @@ class RationalMDP:
 
 
 def rational_values(
-    instance: RationalMDP, starts: Iterable[JointState], max_states: int = 20_000
+    instance: RationalMDP,
+    starts: Iterable[JointState],
+    max_states: int = 20_000,
+    rewards: Callable[[JointState], Sequence[Fraction]] | None = None,
 ) -> dict[JointState, tuple[Fraction, ...]]:
     """Exact ``(V_0, ..., V_{n-1})`` at every joint state that can be reached from ``starts``.
+
+    Args:
+        instance: the MDP with its policy.
+        starts: joint states to start from.
+        max_states: refuse to explore more joint states than this.
+        rewards: what is summed, functions of the joint state; the expected rewards of all agents by default.
 
     Raises:
         ValueError: more than ``max_states`` joint states can be reached.
@@ -124,7 +133,7 @@ def rational_values(
         members = list(components.nodes[component]["members"])
         known = []  # reward plus discounted value of what lies downstream, [members][n]
         for state in members:
-            terms = list(instance.expected_rewards(state))
+            terms = list((rewards or instance.expected_rewards)(state))
             for following, edge in chain[state].items():
                 if following in values:
                     terms = [

@@ -176,11 +176,15 @@ def constructive_jobs(families: Sequence[str], n: int, gamma: Fraction) -> list[
     return [*small, *(partial(_check_flooding, f, n, gamma, r) for f, r in itertools.product(families, REWARDS))]
 
 
+def rewards_sign(mdp: NetworkedMDP) -> str:
+    """One of the keys of :data:`REWARDS`."""
+    low = min(float(table.min()) for table in mdp.reward)
+    high = max(float(table.max()) for table in mdp.reward)
+    return "non-negative" if low >= 0 else "non-positive" if high <= 0 else "signed"
+
+
 def _check_loaded(instance: Instance) -> list[Check]:
-    low = min(float(table.min()) for table in instance.mdp.reward)
-    high = max(float(table.max()) for table in instance.mdp.reward)
-    rewards = "non-negative" if low >= 0 else "non-positive" if high <= 0 else "signed"
-    return list(check_instance(instance.name, rewards, instance.mdp, instance.policy))
+    return list(check_instance(instance.name, rewards_sign(instance.mdp), instance.mdp, instance.policy))
 
 
 def _check_random(family: str, n: int, gamma: float, coupling: float, rewards: str, seed: int) -> list[Check]:

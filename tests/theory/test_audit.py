@@ -1,0 +1,111 @@
+"""Running the ledger: selection, the record that an interrupted audit leaves, and what is written."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dmpo_theory.audit import RECORD, as_text, judge, run, select, write_html, write_json
+from dmpo_theory.claims import CLAIMS
+from dmpo_theory.claims.record import FAILS, HOLDS, Claim, Finding, Scope, Tally
+
+SCOPE = Scope(families=("path",), n=3, instances=1)
+SETTINGS: dict[str, Any] = {"n": 3, "gamma": "9/10"}
+
+
+def test_unknown_claims_name_the_nearest() -> None:
+    assert [claim.id for claim in select(["C3", "A1", "A1"])] == ["C3", "A1"]
+    assert len(select([])) == len(CLAIMS)
+    with pytest.raises(ValueError, match="unknown claim 'A11'; did you mean 'A1'"):
+        select(["A11"])
+
+
+def counting(name: str, calls: list[str]) -> Claim:
+    def check(scope: Scope) -> Finding:
+        calls.append(name)
+        return CLAIMS[name].check(scope)
+
+    return replace(CLAIMS[name], check=check)
+
+
+def test_an_audit_that_was_stopped_continues(tmp_path: Path) -> None:
+    calls: list[str] = []
+    claims = [counting(name, calls) for name in ("F3a", "F5c", "F6c")]
+
+    def stop_after_two(left: list[Claim]):  # type: ignore[no-untyped-def]
+        for k, claim in enumerate(left):
+            if k == 2:
+                raise KeyboardInterrupt
+            yield claim
+
+    with pytest.raises(KeyboardInterrupt):
+        run(claims, SCOPE, SETTINGS, tmp_path, stop_after_two)
+    with (tmp_path / RECORD).open("a") as file:
+        file.write('{"id": "F6c", "verd')  # cut short by a crash
+    rows = run(claims, SCOPE, SETTINGS, tmp_path)
+    assert calls == ["F3a", "F5c", "F6c"]
+    assert [row.id for row in rows] == ["F3a", "F5c", "F6c"]
+    assert all(row.as_expected for row in rows)
+    assert run(claims, SCOPE, SETTINGS, tmp_path) == rows
+    assert calls == ["F3a", "F5c", "F6c"]
+
+
+def test_other_settings_are_refused(tmp_path: Path) -> None:
+    run([CLAIMS["F3a"]], SCOPE, SETTINGS, tmp_path)
+    with pytest.raises(ValueError, match="holds an audit with n = 3, not 4; resume it with the same settings"):
+        run([CLAIMS["F3a"]], SCOPE, SETTINGS | {"n": 4}, tmp_path)
+
+
+def test_reports(tmp_path: Path) -> None:
+    rows = run(select(["A1", "F5c"]), SCOPE, SETTINGS, tmp_path)
+    write_json(rows, SETTINGS, tmp_path / "audit.json")
+    content = json.loads((tmp_path / "audit.json").read_text())
+    assert [row["verdict"] for row in content["rows"]] == [FAILS, FAILS]
+    assert content["claims"]["A1"]["source"] == "Theorem 1, Eq. 12"
+    picture = tmp_path / "dot.png"
+    picture.write_bytes(b"png")
+    write_html(rows, SETTINGS, [("a <caption>", picture)], tmp_path / "audit.html")
+    page = (tmp_path / "audit.html").read_text()
+    assert "all 2 verdicts as expected" in page
+    assert "<math" in page
+    assert "a &lt;caption&gt;" in page
+    assert "http" not in page.replace("http://www.w3.org", ""), "the page must not need the network"
+    wrong = [replace(rows[0], as_expected=False, verdict=HOLDS)]
+    write_html(wrong, SETTINGS, [], tmp_path / "audit.html")
+    assert "1 of 1 verdicts not as expected: A1" in (tmp_path / "audit.html").read_text()
+
+
+def test_tally() -> None:
+    tally = Tally()
+    tally.add(Fraction(1, 2), Fraction(1, 2), "equal")
+    assert tally.verdict == "holds, tight"
+    tally.add(1.0 + 1e-12, 1.0, "rounding")
+    assert tally.verdict == "holds, tight"
+    tally.add(Fraction(1, 2) + Fraction(1, 10**30), Fraction(1, 2), "exact violation")
+    tally.add(Fraction(3), Fraction(1), "worse")
+    assert (tally.verdict, tally.worst, tally.witness) == (FAILS, 3, "exact violation")
+    assert Tally().verdict == "not applicable"
+
+
+def test_not_applicable_is_a_failure_of_the_ledger_but_not_of_a_given_instance() -> None:
+    finding = Finding("not applicable", 0, None, None, "why")
+    assert not judge(CLAIMS["A1"], finding, given=False).as_expected
+    assert judge(CLAIMS["A1"], finding, given=True).as_expected
+
+
+def test_proven_claims_must_not_fail_on_a_given_instance() -> None:
+    finding = Finding(FAILS, 1, None, 1.5, "where")
+    assert not judge(CLAIMS["A5"], finding, given=True).as_expected
+    assert judge(CLAIMS["A1"], finding, given=True).as_expected
+
+
+def test_ratios_as_text() -> None:
+    assert as_text(None) == ""
+    assert as_text(Fraction(4, 3)) == "4/3"
+    assert as_text(Fraction(10**12 + 1, 10**12)) == "1"
+    assert as_text(0.123456) == "0.1235"
