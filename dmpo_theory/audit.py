@@ -8,15 +8,13 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 from latex2mathml.converter import convert
 
-from dmpo_theory.bounds import Number
 from dmpo_theory.claims import CLAIMS
-from dmpo_theory.claims.record import FAILS, NOT_APPLICABLE, Claim, Finding, Scope, not_applicable
+from dmpo_theory.claims.record import FAILS, NOT_APPLICABLE, Claim, Finding, Scope, as_text, not_applicable
 from dmpo_theory.errors import ProblemTooLarge, unknown_name
 
 RECORD = "progress.jsonl"
@@ -157,7 +155,8 @@ def write_html(rows: Sequence[Row], settings: dict[str, Any], figures: Sequence[
         else (f"all {len(rows)} verdicts as expected")
     )
     lines = "".join(_html_row(row) for row in rows)
-    shown = ", ".join(f"{key} = {value}" for key, value in settings.items() if value not in (None, [], ()))
+    listed = {key: ", ".join(value) if isinstance(value, list) else value for key, value in settings.items()}
+    shown = "; ".join(f"{key}: {value}" for key, value in listed.items() if key != "claims" and value not in (None, ""))
     pictures = "".join(
         f"<figure><img alt='{html.escape(caption)}' src='data:image/png;base64,"
         f"{base64.b64encode(picture.read_bytes()).decode()}'><figcaption>{html.escape(caption)}</figcaption></figure>"
@@ -167,18 +166,9 @@ def write_html(rows: Sequence[Row], settings: dict[str, Any], figures: Sequence[
         "<!doctype html><html lang='en'><meta charset='utf-8'><title>Audit</title>"
         f"<style>{_STYLE}</style><h1>Audit of the claims</h1><p>{html.escape(verdict)}. {html.escape(shown)}.</p>"
         "<table><thead><tr><th>claim</th><th>statement and hypotheses</th><th>verdict</th><th>ratio to printed</th>"
-        "<th>ratio to corrected</th><th>tight form</th><th>witness</th><th>checks</th><th>s</th></tr></thead>"
+        "<th>ratio to corrected</th><th>tight form</th><th>witness</th></tr></thead>"
         f"<tbody>{lines}</tbody></table>{pictures}</html>\n"
     )
-
-
-def as_text(ratio: Number | None) -> str:
-    """A ratio: a short fraction as it is, anything else with four digits."""
-    if ratio is None:
-        return ""
-    if isinstance(ratio, Fraction) and len(str(ratio)) <= 9:
-        return str(ratio)
-    return f"{float(ratio):.4g}"
 
 
 def _html_row(row: Row) -> str:
@@ -187,13 +177,13 @@ def _html_row(row: Row) -> str:
     cells = (
         f"<b>{html.escape(row.id)}</b><br><small>{html.escape(claim.source)}</small>",
         f"{html.escape(claim.title)}<br>{_math(claim.statement)}<br><small>{html.escape(claim.hypotheses)}</small>",
-        html.escape(row.verdict) + ("" if row.as_expected else f"<br>expected: {html.escape(row.expected)}"),
+        html.escape(row.verdict)
+        + ("" if row.as_expected else f"<br>expected: {html.escape(row.expected)}")
+        + f"<br><small>{row.checks} checks, {row.seconds:.1f} s</small>",
         html.escape(row.printed),
         html.escape(row.corrected),
         _math(claim.constant),
         html.escape(row.witness),
-        str(row.checks),
-        f"{row.seconds:.1f}",
     )
     return f"<tr class='{kind}'>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
 
@@ -205,9 +195,9 @@ def _math(latex: str) -> str:
 
 
 _STYLE = (
-    "body{font:15px/1.4 system-ui,sans-serif;margin:2em auto;max-width:80em;padding:0 1em}"
+    "body{font:15px/1.4 system-ui,sans-serif;margin:2em auto;max-width:90em;padding:0 1em}"
     "table{border-collapse:collapse;width:100%}td,th{padding:.35em .6em;border-bottom:1px solid #ddd;"
-    "text-align:left;vertical-align:top}th{position:sticky;top:0;background:#fff}small{color:#555}"
+    "text-align:left;vertical-align:top}math{font-size:.95em}td:last-child{min-width:11em}th{position:sticky;top:0;background:#fff}small{color:#555}"
     ".fails td:nth-child(3){color:#b34000}.holds td:nth-child(3){color:#00568c}.bad td{background:#fdd}"
     "img{max-width:100%}figure{margin:2em 0}figcaption{color:#333}@media print{body{font-size:9px;max-width:none}}"
 )

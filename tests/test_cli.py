@@ -5,11 +5,13 @@ from __future__ import annotations
 import csv
 import importlib.util
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from dmpo_deep import cli
+from dmpo_theory.claims import CLAIMS
 
 EXAMPLE = str(Path(__file__).parents[1] / "examples" / "01_path3.instance.json")
 
@@ -40,7 +42,7 @@ def test_bounds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "bounds"
     assert run("bounds", "--out", out, "--families", "path,star", "--n", 4, "--instance", EXAMPLE) == 0
     text = capsys.readouterr().out
-    assert "theorem2-printed     fails" in text
+    assert "theorem2-printed     Eq. 14, reading (i)        fails" in text
     assert str(out) in text.splitlines()[-1]
     with (out / "verdicts.csv").open() as file:
         found = {row["bound"]: row["verdict"] for row in csv.DictReader(file)}
@@ -97,3 +99,60 @@ def test_deep_commands_name_the_missing_extra(
     ):
         assert run(*arguments) == 2
         assert "torch is not installed; pip install 'dmpo[deep]'" in capsys.readouterr().err
+
+
+def test_audit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "audit"
+    arguments = ("--out", out, "--claim", "A1", "F5c", "--n", 3, "--graphs", "path", "--instances", 1)
+    assert run("audit", *arguments) == 0
+    text = capsys.readouterr().out
+    assert "A1     Eq. 12, rewards of both signs" in text
+    assert str(out) in text.splitlines()[-1]
+    rows = json.loads((out / "audit.json").read_text())["rows"]
+    assert [(row["id"], row["verdict"], row["printed"]) for row in rows] == [
+        ("A1", "fails", "2"),
+        ("F5c", "fails", "9/5"),
+    ]
+    assert "<math" in (out / "audit.html").read_text()
+    assert run("audit", *arguments) == 2
+    assert "exists; give another --out, or --resume to continue it" in capsys.readouterr().err
+    assert run("audit", *arguments, "--resume") == 0
+    assert run("audit", *arguments, "--resume", "--seed", 1) == 2
+    assert "holds an audit with seed = 0, not 1" in capsys.readouterr().err
+
+
+def test_audit_of_a_given_instance(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("audit", "--out", tmp_path / "mine", "--instance", EXAMPLE, "--claim", "A1", "A2", "A4") == 0
+    text = capsys.readouterr().out
+    assert "needs policies that read the own state only, p = 0; found 01_path3: p = 1" in text
+    assert "needs rewards signed and m, p <= 1; found 01_path3: non-negative" in text
+
+
+def test_an_unexpected_verdict_shows_in_the_exit_status(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(CLAIMS, "F6c", replace(CLAIMS["F6c"], expected="holds"))
+    assert run("audit", "--out", tmp_path / "a", "--claim", "F6c", "--n", 3, "--graphs", "path") == 1
+    captured = capsys.readouterr()
+    assert "fails (!)" in captured.out
+    assert "1 verdicts are not the expected ones: F6c" in captured.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--claim", "A11"), "unknown claim 'A11'; did you mean 'A1'?"),
+        (("--gamma", "0"), "--gamma 0 is outside (0, 1)"),
+        (("--n", "1"), "--n 1 is too small; it must be at least 2"),
+        (("--kappa", "-1"), "kappa = -1 is negative"),
+        (("--graphs", "rnig"), "did you mean 'ring'?"),
+        (("--resume",), "holds no audit to resume"),
+        (("--instance", "missing.json"), "no such instance file"),
+    ],
+)
+def test_audit_mistakes(
+    arguments: tuple[str, ...], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("audit", "--out", tmp_path / "a", *arguments) == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

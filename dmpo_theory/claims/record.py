@@ -190,7 +190,7 @@ class Tally:
         if not exact and error <= ABSOLUTE:
             ratio = min(ratio, 1.0)
         if error > allowed and not self._broken_at:
-            self._broken_at = where
+            self._broken_at = f"{where}: ratio {as_text(ratio)}"
         self.attained |= exact and bound > 0 and error == bound
         if ratio > self.worst or not self._worst_at:
             self.worst, self._worst_at = ratio, where
@@ -247,3 +247,12 @@ def from_checks(scope: Scope, printed: str, corrected: str, signs: Sequence[str]
         found = ", ".join(f"{c.name}: {c.rewards}, m = {c.setting.m}, p = {c.setting.p}" for c in scope.cases)
         return not_applicable(f"needs rewards {wanted} and m, p <= 1; found {found}")
     return decided_by(*tallies)
+
+
+def as_text(ratio: Number | None) -> str:
+    """A ratio: a short fraction as it is, anything else with four digits."""
+    if ratio is None:
+        return ""
+    if isinstance(ratio, Fraction) and len(str(ratio)) <= 9:
+        return str(ratio)
+    return f"{float(ratio):.4g}"

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from dmpo_theory.audit import RECORD, as_text, judge, run, select, write_html, write_json
+from dmpo_theory.audit import RECORD, judge, run, select, write_html, write_json
 from dmpo_theory.claims import CLAIMS
-from dmpo_theory.claims.record import FAILS, HOLDS, Claim, Finding, Scope, Tally
+from dmpo_theory.claims.record import FAILS, HOLDS, Claim, Finding, Scope, Tally, as_text
 
 SCOPE = Scope(families=("path",), n=3, instances=1)
 SETTINGS: dict[str, Any] = {"n": 3, "gamma": "9/10"}
@@ -88,7 +88,7 @@ def test_tally() -> None:
     assert tally.verdict == "holds, tight"
     tally.add(Fraction(1, 2) + Fraction(1, 10**30), Fraction(1, 2), "exact violation")
     tally.add(Fraction(3), Fraction(1), "worse")
-    assert (tally.verdict, tally.worst, tally.witness) == (FAILS, 3, "exact violation")
+    assert (tally.verdict, tally.worst, tally.witness) == (FAILS, 3, "exact violation: ratio 1")
     assert Tally().verdict == "not applicable"
 
 

@@ -8,39 +8,41 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
+from dmpo_theory import rational
 from dmpo_theory.bounds import BOUNDS, Setting
 from dmpo_theory.constructive import (
     shift_register,
     shift_register_witness,
     three_agent_star,
     three_agent_star_witness,
+    walker,
 )
 from dmpo_theory.exact import local_values
 from dmpo_theory.extended import point_law, span
 from dmpo_theory.gradient import policy_gradient, truncated_gradient
-from dmpo_theory.graph import ring
+from dmpo_theory.graph import path, ring
 from dmpo_theory.mdp import LocalPolicy, NetworkedMDP
 from dmpo_theory.rational import RationalMDP, coin_gradient, rational_values, tabulate
 
 GAMMA = Fraction(9, 10)
 
 
-def random_rational(seed: int) -> RationalMDP:
-    """A ring of three agents with dense tables in 1/16ths: one strongly connected component of eight states."""
+def random_rational(seed: int, agents: int = 3) -> RationalMDP:
+    """A ring with dense tables in 1/16ths: one strongly connected component of ``2^agents`` states."""
     rng = np.random.default_rng(seed)
-    heads = rng.integers(1, 16, size=(3, 2, 2, 2, 2))
-    plays = rng.integers(1, 16, size=(3, 2, 2, 2))
+    heads = rng.integers(1, 16, size=(agents, 2, 2, 2, 2))
+    plays = rng.integers(1, 16, size=(agents, 2, 2, 2))
 
     def coin(k: int) -> dict[int, Fraction]:
         return {0: Fraction(int(k), 16), 1: Fraction(16 - int(k), 16)}
 
     return RationalMDP(
-        ring(3),
+        ring(agents),
         GAMMA,
         lambda i, seen, action: coin(heads[(i, *seen, action)]),
         lambda i, seen: coin(plays[(i, *seen)]),
         lambda i, state, action: Fraction(int(state) * 2 - int(action) * (i + 1), 3),
-        ((Fraction(-1), Fraction(1)),) * 3,
+        ((Fraction(-1), Fraction(1)),) * agents,
     )
 
 
@@ -99,6 +101,69 @@ def test_coin_gradient_is_the_float_gradient() -> None:
         for i in range(3):
             expected = coin_gradient(instance, i, s, lambda t: sum(exact[t], Fraction(0)) / 3)
             assert found[i][s][1] == pytest.approx(float(expected), abs=1e-12)
+
+
+def counter(size: int, gamma: Fraction) -> RationalMDP:
+    """One agent that counts round a cycle, paid 1 at 0."""
+    return RationalMDP(
+        path(1),
+        gamma,
+        lambda i, seen, action: {(int(seen[0]) + 1) % size: Fraction(1)},
+        lambda i, seen: {0: Fraction(1)},
+        lambda i, state, action: Fraction(int(state == 0)),
+        ((Fraction(0), Fraction(1)),),
+    )
+
+
+def test_four_thousand_states_in_a_cycle() -> None:
+    """A geometric series with ratio gamma^4000, exactly."""
+    gamma = Fraction(1, 2)
+    values = rational_values(counter(4000, gamma), [(0,)])
+    assert len(values) == 4000
+    assert values[(0,)] == (1 / (1 - gamma**4000),)
+    assert values[(3999,)] == (gamma / (1 - gamma**4000),)
+
+
+def test_four_thousand_states_of_a_random_walk() -> None:
+    """One component in which every state has two successors; float values agree."""
+    instance = walker(2000, Fraction(1, 2))
+    states = [(coin, place) for coin in (0, 1) for place in range(2000)]
+    exact = rational_values(instance, states)
+    assert len(exact) == 4000
+    value = np.zeros((2, 2000))
+    reward = np.where(2 * np.arange(2000) >= 2000, 1.0, -1.0)
+    for _ in range(60):
+        down, up = np.maximum(np.arange(2000) - 1, 0), np.minimum(np.arange(2000) + 1, 1999)
+        mean = value.mean(axis=0)
+        value = reward + 0.5 * np.stack([mean[down], mean[up]])
+    found = np.array([[float(exact[(coin, place)][1]) for place in range(2000)] for coin in (0, 1)])
+    np.testing.assert_allclose(found, value, atol=1e-12)
+
+
+def test_two_hundred_and_fifty_six_dense_states() -> None:
+    """Eight binary agents, tables in 1/16ths, every joint state reaches every other in one step."""
+    rng = np.random.default_rng(0)
+    heads = rng.integers(1, 16, size=(8, 2, 2, 2))
+    instance = RationalMDP(
+        ring(8),
+        GAMMA,
+        lambda i, seen, action: {0: Fraction(int(heads[(i, *seen)]), 16), 1: Fraction(16 - int(heads[(i, *seen)]), 16)},
+        lambda i, seen: {0: Fraction(1)},
+        lambda i, state, action: Fraction(int(state)),
+        ((Fraction(0), Fraction(1)),) * 8,
+    )
+    exact = rational_values(instance, [(0,) * 8])
+    assert len(exact) == 256
+    mdp, policy = tabulate(instance, [[0, 1]] * 8, [1] * 8)
+    values = local_values(mdp, policy).values
+    for x, s in enumerate(itertools.product((0, 1), repeat=8)):
+        np.testing.assert_allclose(values[:, x], [float(v) for v in exact[s]], atol=1e-10)
+
+
+def test_a_dense_instance_that_would_take_hours_is_refused_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rational, "PATIENCE", 1e-9)
+    with pytest.raises(ValueError, match="joint states reach one another densely: an exact solution would take about"):
+        rational_values(random_rational(0, agents=4), [(0,) * 4])
 
 
 def test_limits() -> None:
