@@ -10,6 +10,7 @@ Agents are numbered ``0 .. n-1`` everywhere; ``graph.nodes[i]`` is the user's la
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import numbers
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
@@ -19,10 +20,10 @@ from functools import cached_property
 import networkx as nx
 import numpy as np
 import numpy.typing as npt
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import shortest_path
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import connected_components, shortest_path
 
-from dmpo_theory.errors import unknown_name
+from dmpo_theory.errors import require_memory, unknown_name
 
 Array = npt.NDArray[np.float64]
 
@@ -108,25 +109,54 @@ class AgentGraph:
         return len(self.nodes)
 
     @cached_property
-    def hop_distance(self) -> Array:
-        """Breadth-first distances ``[n, n]``; ``inf`` between agents of different components."""
+    def adjacency(self) -> csr_array:
+        """Sparse symmetric ``[n, n]`` matrix of ones at edges; no self loops, columns ascending in each row."""
         start, end = np.array(self.edges, dtype=np.int64).reshape(-1, 2).T
-        adjacency = coo_array((np.ones(len(self.edges)), (start, end)), shape=(self.n, self.n)).tocsr()
-        distance: Array = shortest_path(adjacency, unweighted=True, directed=False)
+        rows, columns = np.concatenate([start, end]), np.concatenate([end, start])
+        matrix = csr_array((np.ones(len(rows)), (rows, columns)), shape=(self.n, self.n))
+        matrix.sort_indices()
+        return matrix
+
+    @cached_property
+    def components(self) -> npt.NDArray[np.int64]:
+        """Number of each agent's connected component, ``[n]``."""
+        return np.asarray(connected_components(self.adjacency, directed=False)[1], dtype=np.int64)
+
+    @cached_property
+    def hop_distance(self) -> Array:
+        """Breadth-first distances ``[n, n]``; ``inf`` between agents of different components.
+
+        Raises:
+            ProblemTooLarge: where ``8 n^2`` bytes do not fit; :meth:`neighbors` and :meth:`ball_sums` never form it.
+        """
+        require_memory(8.0 * self.n**2, f"the distance table of {self.n} agents", "ask for neighbors(i, kappa) instead")
+        distance: Array = shortest_path(self.adjacency, unweighted=True, directed=False)
         distance.setflags(write=False)
         return distance
 
     @cached_property
     def diameter(self) -> int:
         """Largest finite hop distance: from this kappa on, neighbourhoods no longer grow."""
-        return int(self.hop_distance[np.isfinite(self.hop_distance)].max())
+        return int(self.neighborhood_sizes.shape[1] - 1)
 
     def neighbors(self, i: int, kappa: float = 1) -> tuple[int, ...]:
         """``N_i^kappa`` in ascending order, ``i`` included."""
         check_kappa(kappa)
         if not 0 <= i < self.n:
             raise IndexError(f"agent {i} does not exist; agents are 0 .. {self.n - 1}")
-        return tuple(int(j) for j in np.flatnonzero(self.mask(kappa)[i]))
+        if kappa == math.inf:
+            return tuple(range(self.n))
+        found, shell, hops = {i}, {i}, 0
+        while shell and hops < kappa:
+            shell = {k for j in shell for k in self._linked[j]} - found
+            found |= shell
+            hops += 1
+        return tuple(sorted(found))
+
+    @cached_property
+    def _linked(self) -> list[list[int]]:
+        ends = self.adjacency.indptr
+        return [self.adjacency.indices[a:b].tolist() for a, b in itertools.pairwise(ends)]
 
     def mask(self, kappa: float) -> npt.NDArray[np.bool_]:
         """``[n, n]``: entry ``(i, j)`` says whether ``j`` is in ``N_i^kappa``; ``inf`` keeps every agent."""
@@ -146,7 +176,44 @@ class AgentGraph:
     @cached_property
     def neighborhood_sizes(self) -> npt.NDArray[np.int64]:
         """``|N_i^kappa|`` for every agent and ``kappa = 0 .. diameter``: ``[n, diameter + 1]``."""
-        return np.stack([self.mask(kappa).sum(axis=1) for kappa in range(self.diameter + 1)], axis=1)
+        return self.ball_sums(np.ones((self.n, 1)))[:, :, 0].astype(np.int64)
+
+    def ball_sums(self, weights: Array, radius: float = math.inf) -> Array:
+        """``sum_{j in N_i^kappa} weights[j]`` for every agent and ``kappa = 0, 1, ...``: ``[n, kappas, c]``.
+
+        Balls of all agents grow together as bit sets, so that ``n^2 / 8`` bytes hold what a distance table needs
+        ``8 n^2`` for.
+
+        Args:
+            weights: ``c`` numbers for each agent, ``[n, c]``.
+            radius: the last kappa; at most the diameter, where balls stop growing.
+        """
+        check_kappa(radius)
+        n, words = self.n, -(-self.n // 64)
+        require_memory(16.0 * n * words, f"the balls of {n} agents", "use fewer agents")
+        bits = np.zeros((n, 8 * words), dtype=np.uint8)
+        bits[np.arange(n), np.arange(n) // 8] = 128 >> (np.arange(n) % 8)
+        padded = np.zeros((weights.shape[1], 64 * words))
+        padded[:, :n] = np.transpose(weights)
+        balls, sums = bits.view(np.uint64), []
+        linked, ends = self.adjacency.indices, self.adjacency.indptr
+        some = np.flatnonzero(np.diff(ends))  # agents with a neighbour
+        while True:
+            total = np.empty(weights.shape)
+            for i in range(0, n, 64):
+                members = np.unpackbits(balls[i : i + 64].view(np.uint8), axis=1).astype(np.float64)
+                for c, weight in enumerate(padded):  # by einsum: many small products would keep BLAS threads waiting
+                    total[i : i + 64, c] = np.einsum("ij,j->i", members, weight)
+            sums.append(total)
+            if len(sums) > radius:
+                break
+            grown = balls.copy()
+            if len(some):
+                grown[some] |= np.bitwise_or.reduceat(balls[linked], ends[some], axis=0)
+            if (grown == balls).all():
+                break
+            balls = grown
+        return np.stack(sums, axis=1)
 
     def to_networkx(self) -> nx.Graph:  # type: ignore[type-arg]
         """The graph on agent numbers ``0 .. n-1`` as a networkx graph."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import InitVar, dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -83,12 +84,12 @@ class NetworkedMDP:
         """Number of agents."""
         return self.graph.n
 
-    @property
+    @cached_property
     def n_states(self) -> tuple[int, ...]:
         """``S_i`` of every agent."""
         return self._sizes(range(self.n))
 
-    @property
+    @cached_property
     def n_actions(self) -> tuple[int, ...]:
         """``A_i`` of every agent."""
         return tuple(table.shape[1] for table in self.reward)
@@ -98,7 +99,7 @@ class NetworkedMDP:
         """Number of joint states, the product of all ``S_i``."""
         return math.prod(self.n_states)
 
-    @property
+    @cached_property
     def radius(self) -> int:
         """Transition radius ``m``: the largest hop distance from an agent to a parent of its transition."""
         return _radius(self.graph, self.transition_parents)
@@ -204,13 +205,17 @@ def _parents(name: str, parents: Sequence[Sequence[int]], graph: AgentGraph) -> 
         for j in members:
             if not isinstance(j, int | np.integer) or not 0 <= j < graph.n:
                 raise ValueError(f"{name}[{i}] names the missing node {j!r}; agents are 0 .. {graph.n - 1}")
-            if not np.isfinite(graph.hop_distance[i, j]):
+            if graph.components[i] != graph.components[j]:
                 raise ValueError(f"{name}[{i}] names agent {j}, which no path links to agent {i}; add an edge")
     return tuple(tuple(int(j) for j in members) for members in parents)
 
 
 def _radius(graph: AgentGraph, parents: Parents) -> int:
-    return int(max((graph.hop_distance[i, j] for i, members in enumerate(parents) for j in members), default=0))
+    radius = 0
+    for i, members in enumerate(parents):
+        while not set(members) <= set(graph.neighbors(i, radius)):
+            radius += 1
+    return radius
 
 
 def _check_distributions(name: str, table: Array, shape: tuple[int, ...]) -> None:
