@@ -36,7 +36,7 @@ def solve(
     fields: str = "",
     npz: bool = False,
     method: str = "auto",
-    tolerance: float = 1e-10,
+    tolerance: float | None = None,
     overwrite: bool = False,
 ) -> None:
     """Exact answers about the MDP and policy in an instance file.
@@ -47,18 +47,20 @@ def solve(
         fields: comma-separated names of what to compute; all by default.
         npz: write arrays (numpy .npz) instead of JSON.
         method: auto, dense or factored.
-        tolerance: largest error in value.
+        tolerance: largest error in value; 1e-10 by default where float64 allows.
         overwrite: replace an existing file.
     """
     from dmpo_theory.instance_file import load_instance
     from dmpo_theory.solution import FIELDS, solve, write_json, write_npz
 
+    if out.is_dir():
+        raise FileExistsError(f"{out} is a folder; give a file as --out")
     if out.exists() and not overwrite:
         raise FileExistsError(f"{out} exists; give another --out, or --overwrite to replace it")
+    out.parent.mkdir(parents=True, exist_ok=True)
     wanted = [name.strip() for name in fields.split(",")] if fields else list(FIELDS)
     instance = load_instance(file)
     answers = solve(instance.mdp, instance.policy, wanted, method, tolerance)  # type: ignore[arg-type]
-    out.parent.mkdir(parents=True, exist_ok=True)
     (write_npz if npz else write_json)(answers, out)
     print(f"{instance.name}: {instance.mdp!r}, residual {answers['residual']:.2g}")
     print(f"Results: {out} ({', '.join(answers)})")
@@ -80,7 +82,7 @@ def bounds(
 
     Args:
         out: folder for verdicts.csv, checks.csv, bounds.png and bounds.pdf; must not exist.
-        instance: instance files of your own to check instead of random ones.
+        instance: instance files of your own to check instead: nothing else enters the verdicts.
         families: comma-separated graph families; all by default.
         n: number of agents.
         gamma: discount factor, 0.9 or 9/10.
@@ -104,9 +106,11 @@ def bounds(
     if out.exists():
         raise FileExistsError(f"{out} exists; give another --out")
     chosen, discount = _families(families), _discount(gamma)
+    _at_least("--n", n, 1)
+    _at_least("--seeds", seeds, 1)
     loaded = [load_instance(path) for path in instance]
     given = instance_jobs(loaded) if loaded else random_jobs(chosen, n, float(discount), couplings, range(seeds))
-    jobs = [*given, *constructive_jobs(chosen, n, discount)]
+    jobs = given if loaded else [*given, *constructive_jobs(chosen, n, discount)]
     checks: list[Check] = []
     done = 0
     try:
@@ -115,6 +119,8 @@ def bounds(
             done += 1
     except KeyboardInterrupt:
         print(f"Stopped: what follows rests on {done} of {len(jobs)} instances.")
+        if not checks:
+            raise
     out.mkdir(parents=True)
     found = verdicts(checks)
     write_checks(checks, out / "checks.csv")
@@ -183,9 +189,9 @@ def audit(
     discount = _discount(gamma, zero=False)
     if kappa is not None:
         check_kappa(kappa)
-    for option, number, least in (("--n", n, 2), ("--instances", instances, 1), ("--seed", seed, 0)):
-        if number < least:
-            raise ValueError(f"{option} {number} is too small; it must be at least {least}")
+    _at_least("--n", n, 2)
+    _at_least("--instances", instances, 1)
+    _at_least("--seed", seed, 0)
     families, claims = _families(graphs), ledger.select(claim)
     given = tuple(Case(loaded.name, loaded.mdp, loaded.policy) for loaded in map(load_instance, instance))
     scope = Scope(families, n, discount, instances, seed, kappa, given)
@@ -318,10 +324,15 @@ def _families(text: str) -> tuple[str, ...]:
     return chosen
 
 
+def _at_least(option: str, number: int, least: int) -> None:
+    if number < least:
+        raise ValueError(f"{option} {number} is too small; it must be at least {least}")
+
+
 def _discount(text: str, zero: bool = True) -> Fraction:
     try:
-        gamma = Fraction(text)
-    except (ValueError, ZeroDivisionError):
+        gamma = Fraction(text if "/" in text else repr(float(text)))
+    except (ValueError, ZeroDivisionError, OverflowError):
         raise ValueError(f"--gamma {text} is not a number; write 0.9 or 9/10") from None
     if not 0 <= gamma < 1 or (gamma == 0 and not zero):
         raise ValueError(f"--gamma {text} is outside {'[' if zero else '('}0, 1); use a discount factor such as 9/10")

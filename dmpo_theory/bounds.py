@@ -31,7 +31,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from dmpo_theory.gradient import Reading, conditioning_sets, score_bound
-from dmpo_theory.graph import AgentGraph
+from dmpo_theory.graph import AgentGraph, check_kappa
 from dmpo_theory.mdp import LocalPolicy, NetworkedMDP
 
 Number = float | Fraction
@@ -160,6 +160,7 @@ def theorem2_tight(reading: Reading, *, product: bool = True) -> Callable[[Setti
 
 
 def _theorem1_printed(setting: Setting, kappa: int) -> list[Number]:
+    check_kappa(kappa)
     bound: Number = setting.r_max * setting.discount(kappa) / (1 - setting.gamma)
     return [bound] * setting.graph.n
 

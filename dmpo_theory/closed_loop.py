@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 
@@ -133,6 +133,7 @@ class ClosedLoop:
         return np.broadcast_to(result, self.n_states * 2).reshape(self.size, self.size)
 
 
+@lru_cache(maxsize=1)  # one gradient after another asks for the same chain
 def closed_loop(mdp: NetworkedMDP, policy: LocalPolicy) -> ClosedLoop:
     """Average the policy out of every factor: ``P_i = sum_a pi_i p_i`` and ``E[r_i | s]``."""
     parents, kernels, reward_parents, rewards = [], [], [], []

@@ -26,13 +26,13 @@ import scipy.linalg
 from scipy.sparse.csgraph import connected_components
 
 from dmpo_theory.closed_loop import ClosedLoop, closed_loop
-from dmpo_theory.errors import require_memory
+from dmpo_theory.errors import ProblemTooLarge, require_memory
 from dmpo_theory.mdp import Array, LocalPolicy, NetworkedMDP
 
 Method = Literal["auto", "dense", "factored"]
 DENSE_UP_TO = 512
 """Joint states up to which ``method="auto"`` takes the dense route."""
-_MAX_SWEEPS = 10_000_000
+_MAX_SWEEPS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def local_values(
     policy: LocalPolicy,
     *,
     method: Method = "auto",
-    tolerance: float = 1e-10,
+    tolerance: float | None = None,
     memory_limit_gib: float | None = None,
 ) -> Values:
     """All local values ``V_i(x) = E[sum_t gamma^t r_i(t) | s(0) = x]`` on all joint states.
@@ -85,7 +85,8 @@ def local_values(
         mdp: the networked MDP.
         policy: a local policy of it.
         method: ``"dense"``, ``"factored"``, or ``"auto"``: dense up to 512 joint states.
-        tolerance: largest error in value; the residual is at most ``(1 - gamma) tolerance``.
+        tolerance: largest error in value; the residual is at most ``(1 - gamma) tolerance``. By default 1e-10, or what
+            float64 can give where values are so large that it cannot give that; ``error_bound`` says what was reached.
         memory_limit_gib: refuse what needs more; by default 90 % of the memory available.
 
     Raises:
@@ -104,13 +105,15 @@ def local_values(
     chain = closed_loop(mdp, policy)
     dense = _use_dense(chain, method, chain.n, memory_limit_gib)
     rewards = chain.reward_functions()
+    if tolerance is None:  # a value of size r / (1 - gamma) leaves a residual of a few units in its last place
+        tolerance = max(1e-10, 8 * np.finfo(np.float64).eps * float(np.abs(rewards).max()) / (1 - mdp.gamma) ** 2)
     sweeps = 0
     if dense:
         factors = scipy.linalg.lu_factor(np.eye(chain.size) - mdp.gamma * chain.matrix)
         values: Array = scipy.linalg.lu_solve(factors, rewards.T).T
     else:
         values, sweeps = _discounted_sums(chain, mdp.gamma, rewards, tolerance)
-    for _ in range(3):  # iterative refinement: rounding in the first solve may leave a larger residual
+    for attempt in range(4):  # iterative refinement: rounding in the first solve may leave a larger residual
         after = values @ chain.matrix.T if dense else chain.apply(values)
         residuals = rewards + mdp.gamma * after - values
         residual = np.abs(residuals).max(axis=1)
@@ -118,11 +121,12 @@ def local_values(
             seconds = time.perf_counter() - started
             bound = float(residual.max() / (1 - mdp.gamma))
             return Values(values, residual, bound, "dense" if dense else "factored", sweeps, seconds)
-        if dense:
-            values = values + scipy.linalg.lu_solve(factors, residuals.T).T
-        else:
-            correction, more = _discounted_sums(chain, mdp.gamma, residuals, tolerance / 2)
-            values, sweeps = values + correction, sweeps + more
+        if attempt < 3:
+            if dense:
+                values = values + scipy.linalg.lu_solve(factors, residuals.T).T
+            else:
+                correction, more = _discounted_sums(chain, mdp.gamma, residuals, tolerance / 2)
+                values, sweeps = values + correction, sweeps + more
     raise ArithmeticError(
         f"values are good to {residual.max() / (1 - mdp.gamma):.2g} only: float64 cannot reach tolerance = "
         f"{tolerance:g} at gamma = {mdp.gamma:g} and rewards of size {np.abs(rewards).max():.3g}; "
@@ -165,6 +169,8 @@ def occupancy(
             break
         law += (1 - gamma) * weight * state
         state, weight = following, weight * gamma
+    else:
+        raise ArithmeticError(f'no convergence in {_MAX_SWEEPS} sweeps at gamma = {gamma!r}; use method="dense"')
     law += weight * state
     residual = np.abs((1 - gamma) * start + gamma * chain.push(law) - law).sum()
     return StateLaw(law, float(residual), "factored")
@@ -181,7 +187,9 @@ def stationary(
 ) -> StateLaw:
     """The stationary law that the chain's time averages approach from ``start`` (uniform by default).
 
-    Periodic and reducible chains are allowed: with several recurrent classes the answer depends on ``start``.
+    Periodic and reducible chains are allowed: with several recurrent classes the answer depends on ``start``. On the
+    factored route ``tolerance`` bounds the residual ``|d P - d|_1``, not the error: a chain that hardly mixes has a
+    small residual far from its limit, and is better solved densely.
     """
     chain = closed_loop(mdp, policy)
     dense = _use_dense(chain, method, 1, memory_limit_gib)
@@ -195,6 +203,8 @@ def stationary(
             if np.abs(following - law).sum() <= tolerance:
                 break
             law = (law + following) / 2  # the lazy chain has the same limit and no period
+        else:
+            raise ArithmeticError(f'no convergence in {_MAX_SWEEPS} sweeps; use method="dense", or a larger tolerance')
         law = law / law.sum()
     return StateLaw(law, float(np.abs(chain.push(law) - law).sum()), route)
 
@@ -240,10 +250,20 @@ def _use_dense(chain: ClosedLoop, method: Method, columns: int, limit_gib: float
     if method == "dense" or (method == "auto" and chain.size <= DENSE_UP_TO):
         remedy = 'use method="factored", or fewer agents or local states'
         require_memory(8.0 * (3 * chain.size**2 + 4 * columns * chain.size), f"{what}, dense,", remedy, limit_gib)
+        _check_axes(chain)
         return True
     needed = chain.peak_bytes(columns) + 8.0 * 4 * columns * chain.size
     require_memory(needed, f"{what}, factored,", "use fewer agents or local states, or a sparser graph", limit_gib)
+    _check_axes(chain)
     return False
+
+
+def _check_axes(chain: ClosedLoop) -> None:
+    if chain.n > 25:  # numpy's einsum has 52 labels, one for each s_i and s_i'
+        raise ProblemTooLarge(
+            f"{chain.n} agents need more array axes than numpy has, few as their joint states are; "
+            "leave out agents that have one state only"
+        )
 
 
 def _start_law(chain: ClosedLoop, start: Array | None) -> Array:

@@ -152,7 +152,7 @@ def score_bound(policy: LocalPolicy, i: int) -> float:
     """``g_max`` of agent i: the largest 2-norm of ``grad log pi_i`` in softmax logits over reads and actions."""
     pi = policy.table[i].reshape(-1, policy.table[i].shape[-1])
     squared = 1 - 2 * pi + (pi**2).sum(axis=1, keepdims=True)  # |e_a - pi|^2
-    return float(np.sqrt(squared[pi > 0].max()))
+    return float(np.sqrt(max(squared[pi > 0].max(), 0.0)))
 
 
 def _reward_weights(mdp: NetworkedMDP, i: int, members: Sequence[int], reward: Reward) -> Array:

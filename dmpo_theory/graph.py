@@ -305,4 +305,9 @@ def named_graph(family: str, n: int, rng: np.random.Generator | int = 0) -> Agen
     """
     if family not in FAMILIES:
         raise unknown_name("graph family", family, FAMILIES)
-    return FAMILIES[family](n, np.random.default_rng(rng))
+    try:
+        if n < 1:
+            raise ValueError("a graph needs at least one agent")
+        return FAMILIES[family](n, np.random.default_rng(rng))
+    except (ValueError, nx.NetworkXException) as error:
+        raise ValueError(f"{family}({n}): {error}; choose another number of agents") from None

@@ -38,7 +38,7 @@ def load_instance(path: str | Path) -> Instance:
     """
     path = Path(path)
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such instance file") from None
     except (UnicodeDecodeError, IsADirectoryError):
@@ -46,10 +46,10 @@ def load_instance(path: str | Path) -> Instance:
     try:
         content = json.loads(text)
     except json.JSONDecodeError as error:
-        raise ValueError(
-            f"{path} is not complete JSON (line {error.lineno}, column {error.colno}: {error.msg}); "
-            "it may have been cut short: write it again"
-        ) from None
+        cut = "; it ends too early, write it again" if error.pos >= len(text.rstrip()) - 1 else ""
+        raise ValueError(f"{path} is not JSON: line {error.lineno}, column {error.colno}: {error.msg}{cut}") from None
+    except (RecursionError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read as JSON: {error}") from None
     try:
         return _parse(content, default_name=path.stem)
     except ValueError as error:
@@ -99,12 +99,14 @@ def _parse(content: Any, default_name: str) -> Instance:
         if shape != (n_states[i], n_actions[i]):
             raise ValueError(f"reward[{i}] has shape {shape}, expected {(n_states[i], n_actions[i])} = [S_{i}, A_{i}]")
     gamma = content["gamma"]
-    gamma = _numbers(gamma, "gamma") if isinstance(gamma, str) else gamma
-    if isinstance(gamma, bool) or not isinstance(gamma, int | float):
+    if isinstance(gamma, list):
         raise ValueError(f'gamma = {gamma!r} is not a number; write 0.9 or "9/10"')
-    mdp = NetworkedMDP(graph, gamma, transition, reward, _parents("transition_parents", content))
+    mdp = NetworkedMDP(graph, _numbers(gamma, "gamma"), transition, reward, _parents("transition_parents", content))
     local = LocalPolicy(mdp, policy, _parents("policy_parents", content))
-    return Instance(content.get("name", default_name), mdp, local)
+    name = content.get("name", default_name)
+    if not isinstance(name, str):
+        raise ValueError(f"name = {name!r} is not a text")
+    return Instance(name, mdp, local)
 
 
 def _sizes(key: str, content: dict[str, Any]) -> list[int]:
@@ -123,7 +125,10 @@ def _tables(key: str, content: dict[str, Any], n: int) -> tuple[Any, ...]:
 
 def _parents(key: str, content: dict[str, Any]) -> tuple[tuple[int, ...], ...]:
     parents = content.get(key, [])
-    if not isinstance(parents, list) or not all(isinstance(members, list) for members in parents):
+    whole = isinstance(parents, list) and all(
+        isinstance(members, list) and all(type(j) is int for j in members) for members in parents
+    )
+    if not whole:
         raise ValueError(f"{key} must be a list of lists of agents, such as [[0, 1], [0, 1, 2]]")
     return tuple(map(tuple, parents))
 
@@ -132,11 +137,11 @@ def _numbers(value: Any, place: str) -> Any:
     """The same nested lists with rational strings turned into floats."""
     if isinstance(value, list):
         return [_numbers(item, f"{place}[{k}]") for k, item in enumerate(value)]
-    if isinstance(value, str):
-        try:
-            return float(Fraction(value))
-        except (ValueError, ZeroDivisionError):
-            raise ValueError(f'{place} = {value!r} is not a number; write 0.9 or "9/10"') from None
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise ValueError(f'{place} = {value!r} is not a number; write 0.9 or "9/10"')
-    return value
+    try:
+        # Fraction would spell out an exponent: "1e99999999" is left to float
+        return float(Fraction(value)) if isinstance(value, str) and "/" in value else float(value)
+    except (ValueError, ZeroDivisionError, OverflowError):
+        shown = value if len(str(value)) < 40 else f"{str(value)[:20]}..."
+        raise ValueError(f'{place} = {shown!r} is not a number; write 0.9 or "9/10"') from None

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
+from dmpo_theory.errors import require_memory
 from dmpo_theory.graph import AgentGraph
 from dmpo_theory.mdp import Array, LocalPolicy, NetworkedMDP
 
@@ -84,6 +86,10 @@ def _coupled_rows(
     concentration: float,
     rng: np.random.Generator,
 ) -> Array:
+    entries = math.prod(states[j] for j in parents) * math.prod(outcome)
+    require_memory(
+        32.0 * entries, f"the table of agent {i}, which reads {len(parents)} agents,", "use a smaller radius"
+    )
     if not 0 <= coupling <= 1:
         raise ValueError(f"coupling = {coupling!r} is outside [0, 1]; 0 ignores the neighbours, 1 reads them fully")
     if not concentration > 0:

@@ -23,7 +23,7 @@ from dmpo_theory.mdp import Array, LocalPolicy, NetworkedMDP
 class Solution:
     """Exact answers, each computed when first asked for."""
 
-    def __init__(self, mdp: NetworkedMDP, policy: LocalPolicy, method: Method, tolerance: float) -> None:
+    def __init__(self, mdp: NetworkedMDP, policy: LocalPolicy, method: Method, tolerance: float | None) -> None:
         self.mdp, self.policy, self.method, self.tolerance = mdp, policy, method, tolerance
 
     @cached_property
@@ -34,7 +34,7 @@ class Solution:
     @cached_property
     def occupancy(self) -> StateLaw:
         """Normalised discounted occupancy from a uniform start."""
-        return occupancy(self.mdp, self.policy, method=self.method, tolerance=self.tolerance)
+        return occupancy(self.mdp, self.policy, method=self.method, tolerance=self.tolerance or 1e-10)
 
     def gradient(self) -> list[Array]:
         """``g_i`` in softmax logits under the occupancy."""
@@ -53,8 +53,9 @@ class Solution:
                 reference=uniform,
                 reading=reading,
             )
-            for kappa in range(self.mdp.n)
+            for kappa in range(self.mdp.graph.diameter + 1)
         ]
+        by_kappa += by_kappa[-1:] * (self.mdp.n - len(by_kappa))  # nothing is left to see
         return [[gradients[i] for gradients in by_kappa] for i in range(self.mdp.n)]
 
 
@@ -76,7 +77,7 @@ def solve(
     policy: LocalPolicy,
     fields: Sequence[str] = tuple(FIELDS),
     method: Method = "auto",
-    tolerance: float = 1e-10,
+    tolerance: float | None = None,
 ) -> dict[str, Any]:
     """The named fields of :data:`FIELDS`, in that order; ``residual`` is always among them.
 
@@ -109,4 +110,5 @@ def write_npz(answers: dict[str, Any], path: Path) -> None:
 
     for field, value in answers.items():
         collect(field, value)
-    np.savez_compressed(path, **arrays)  # type: ignore[arg-type]
+    with path.open("wb") as file:  # given a name, numpy would append .npz to it
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]

@@ -6,6 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 
 from dmpo_theory.bounds import BOUNDS, Setting, theorem2_tight
+from dmpo_theory.claims.record import ROUNDING
 from dmpo_theory.closed_loop import closed_loop
 from dmpo_theory.exact import local_values, occupancy
 from dmpo_theory.extended import JointLaw, ReferenceLaw, extended_value, point_law, uniform_law
@@ -16,7 +17,6 @@ from dmpo_theory.gradient import (
     truncated_gradient,
     truncated_state_gradient,
 )
-from dmpo_theory.sweep import ROUNDING
 from verification.strategies import Case, cases
 
 

@@ -15,11 +15,11 @@ from dmpo_theory.exact import local_values, occupancy
 from dmpo_theory.graph import FAMILIES, named_graph
 from dmpo_theory.instances import random_mdp, random_policy
 from dmpo_theory.mdp import Array, LocalPolicy, NetworkedMDP
-from dmpo_theory.sweep import REWARDS, ROUNDING, Check, check_instance, constructive_jobs, rewards_sign
+from dmpo_theory.sweep import REWARDS, Check, check_instance, constructive_jobs, rewards_sign
 
 HOLDS, TIGHT, FAILS, NOT_APPLICABLE = "holds", "holds, tight", "fails", "not applicable"
-ABSOLUTE = 1e-10
-"""Differences up to this size are rounding where both sides of a float comparison may vanish."""
+ROUNDING, ABSOLUTE = 1e-9, 1e-10
+"""A float error may exceed its bound by this fraction of it, plus this much, before it counts as a violation."""
 
 
 @dataclass(frozen=True)
@@ -240,7 +240,7 @@ def from_checks(scope: Scope, printed: str, corrected: str, signs: Sequence[str]
         # Smallest instances first, so that the witness of equal ratios is the smallest.
         for check in sorted(scope.checks, key=lambda check: check.n):
             if check.bound == key and check.rewards in signs:
-                tally.add(check.error, check.value, f"{check.instance}, kappa {check.kappa}")
+                tally.add(check.certain_error, check.value, f"{check.instance}, kappa {check.kappa}")
         tallies.append(tally)
     if not tallies[0].checks:
         wanted = " or ".join(signs)

@@ -66,7 +66,7 @@ def light_cone(scope: Scope, radii: tuple[tuple[int, int], ...]) -> Finding:
     tally = Tally()
     for check in scope.checks if scope.given else ():
         if check.bound == "theorem1-tight":
-            tally.add(check.error, check.value, check.instance)
+            tally.add(check.certain_error, check.value, check.instance)
     for family in scope.families if scope.constructive else ():
         graph = named_graph(family, scope.n, scope.seed)
         for m, p in radii:

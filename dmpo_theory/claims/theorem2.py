@@ -113,7 +113,7 @@ def corrected(scope: Scope, reading: str) -> Finding:
     tally = Tally()
     for check in sorted(scope.checks, key=lambda check: check.n):
         if check.bound == key:
-            tally.add(check.error, check.value, f"{check.instance}, kappa {check.kappa}")
+            tally.add(check.certain_error, check.value, f"{check.instance}, kappa {check.kappa}")
     return decided_by(None, tally)
 
 

@@ -11,7 +11,7 @@ import quantecon
 from dmpo_theory.closed_loop import closed_loop
 from dmpo_theory.errors import ProblemTooLarge
 from dmpo_theory.exact import local_values, occupancy, stationary
-from dmpo_theory.graph import FAMILIES, AgentGraph, named_graph, path, ring
+from dmpo_theory.graph import FAMILIES, AgentGraph, named_graph, path, ring, star
 from dmpo_theory.instances import random_mdp, random_policy
 from dmpo_theory.mdp import LocalPolicy, NetworkedMDP, to_joint
 from tests.theory import brute_force
@@ -157,6 +157,11 @@ def test_too_large_is_refused_with_the_memory_it_would_take() -> None:
     for call in (local_values, occupancy, stationary):
         with pytest.raises(ProblemTooLarge, match=r"1\.09951e\+12 states \(40 agents\), factored, needs .* GiB.*limit"):
             call(mdp, policy)  # type: ignore[operator]
+    lonely = random_mdp(path(30), n_states=[2] * 5 + [1] * 25)
+    with pytest.raises(ProblemTooLarge, match="30 agents need more array axes than numpy has"):
+        local_values(lonely, random_policy(lonely))
+    with pytest.raises(ProblemTooLarge, match=r"the table of agent 0, which reads 41 agents, needs .* GiB"):
+        random_mdp(star(41))
     with pytest.raises(ProblemTooLarge, match=r"dense, needs .* GiB.*factored"):
         local_values(random_mdp(ring(18)), random_policy(random_mdp(ring(18))), method="dense")
     with pytest.raises(ProblemTooLarge, match=r"needs .* GiB, the limit is 1e-06 GiB"):
@@ -164,9 +169,19 @@ def test_too_large_is_refused_with_the_memory_it_would_take() -> None:
 
 
 def test_precision_that_float64_cannot_reach_is_an_error() -> None:
-    mdp = random_mdp(path(2), gamma=1 - 1e-9, rng=0)
+    mdp = random_mdp(path(2), gamma=0.9999, rng=0)
     with pytest.raises(ArithmeticError, match=r"values are good to .* only: float64 cannot reach tolerance"):
-        local_values(mdp, random_policy(mdp), method="dense")
+        local_values(mdp, random_policy(mdp), method="dense", tolerance=1e-10)
+
+
+@pytest.mark.parametrize(("gamma", "size"), [(0.999, 1.0), (0.9, 1e4), (0.9999, 100.0)])
+def test_large_values_are_solved_to_what_float64_gives(gamma: float, size: float) -> None:
+    """By default the tolerance follows the size of the values; the error bound says so, and is true."""
+    mdp = random_mdp(ring(4), gamma=gamma, reward_range=(-size, size), rng=0)
+    policy = random_policy(mdp, rng=1)
+    dense, factored = (local_values(mdp, policy, method=method) for method in ("dense", "factored"))  # type: ignore[arg-type]
+    assert factored.error_bound <= 1e-13 * size / (1 - gamma) ** 2
+    assert np.abs(dense.values - factored.values).max() <= dense.error_bound + factored.error_bound
 
 
 def test_bad_arguments() -> None:

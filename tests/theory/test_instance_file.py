@@ -105,7 +105,7 @@ def poke(key: str, index: tuple[int, ...], value: Any) -> Callable[[dict[str, An
         (poke("transition", (1,), [[1, 2]]), r"transition\[1\] has shape \(1, 2\), expected \(2, 2, 2, 2, 2\)"),
         (replace("transition", 3), "transition must be a list with one table for each of the 3 agents"),
         (replace("policy", []), "policy must be a list with one table for each of the 3 agents"),
-        (replace("gamma", 1), r"gamma = 1 is outside \[0, 1\)"),
+        (replace("gamma", 1), r"gamma = 1.0 is outside \[0, 1\)"),
         (replace("gamma", "1/0"), "gamma = '1/0' is not a number"),
         (replace("gamma", [0.9]), r"gamma = \[0.9\] is not a number"),
         (replace("edges", [[0, 3]]), r"edge 0, \[0, 3\], names the missing node 3"),
@@ -120,6 +120,11 @@ def poke(key: str, index: tuple[int, ...], value: Any) -> Callable[[dict[str, An
             replace("transition_parents", [[0, 1], [0, 1, 2], [1, 9]]),
             r"transition_parents\[2\] names the missing node 9",
         ),
+        (replace("transition_parents", [[0, "a"], [1], [2]]), "transition_parents must be a list of lists of agents"),
+        (replace("gamma", "1e99999999"), r"gamma = inf is outside|gamma = '1e99999999' is not a number"),
+        (replace("gamma", 10**400), "gamma = '?1000.*is not a number"),
+        (poke("reward", (0, 0, 0), "1e999"), r"reward\[0\]\[0, 0\] is not a finite number"),
+        (replace("name", [1]), r"name = \[1\] is not a text"),
         (replace("policy_parents", 4), "policy_parents must be a list of lists of agents"),
     ],
 )
@@ -136,8 +141,16 @@ def test_malformed_file(change: Callable[[dict[str, Any]], None], message: str, 
 def test_unreadable_file(tmp_path: Path) -> None:
     text = (EXAMPLES / "01_path3.instance.json").read_text()
     (tmp_path / "cut.json").write_text(text[: len(text) // 2])
-    with pytest.raises(ValueError, match=r"cut.json is not complete JSON \(line 1, column \d+: .*cut short"):
+    with pytest.raises(
+        ValueError, match=r"cut.json is not JSON: line 1, column \d+: .*; it ends too early, write it again"
+    ):
         load_instance(tmp_path / "cut.json")
+    (tmp_path / "comma.json").write_text(text.replace('"n_states"', ', "n_states"', 1))
+    with pytest.raises(ValueError, match=r"comma.json is not JSON: line 1, column \d+: ") as error:
+        load_instance(tmp_path / "comma.json")
+    assert "too early" not in str(error.value)
+    (tmp_path / "mark.json").write_text("\ufeff" + text)
+    assert load_instance(tmp_path / "mark.json").name == "01_path3"
     (tmp_path / "list.json").write_text("[1]")
     with pytest.raises(ValueError, match="expected a JSON object with the keys format"):
         load_instance(tmp_path / "list.json")
