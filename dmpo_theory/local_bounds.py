@@ -103,6 +103,8 @@ class LocalQuantities:
             total = start + back @ total
             if (effect + back @ total <= total).all():
                 return np.asarray(total)
+            if total.max() > 1e12 * effect.max():
+                break
         return np.full(self.graph.n, math.inf)
 
 
@@ -274,7 +276,8 @@ def _effect_of_the_centre(local: LocalQuantities, ball: _Balls) -> tuple[Array, 
     pay, pay_out = ball.restrict(local.reward, rows)
     span, tau = local.reward_span[ball.member], local.tau[ball.member]
     differ = (ball.hops == 0).astype(np.float64)
-    path, paths = differ.copy(), np.zeros(len(rows))
+    path = differ * np.isfinite(local.total_effect[ball.member])  # of no use, and growing, where there is no total
+    paths = np.zeros(len(rows))
     upper, weight = np.zeros(len(rows)), 1.0
     reached = max(setting.m, setting.p)
     t = 0

@@ -174,3 +174,38 @@ def test_audit_mistakes(
     assert run("audit", "--out", tmp_path / "a", *arguments) == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_kappa(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "folder" / "kappa.csv"
+    for quantity, bound in (("value", "theorem1"), ("gradient", "theorem2")):
+        options = ("--tolerance", 1e-6, "--quantity", quantity, "--out", out, "--overwrite")
+        assert run("kappa", EXAMPLE, *options) == 0
+        text = capsys.readouterr().out
+        assert f"kappa = 2 is the smallest certified: every {quantity} error is at most 0 <= 1e-06" in text
+        assert str(out) in text.splitlines()[-1]
+        with out.open() as file:
+            rows = list(csv.DictReader(file))
+        assert [row["kappa"] for row in rows] == ["0", "1", "2"]
+        assert float(rows[0]["certified_error"]) <= float(rows[0][bound])
+    assert run("kappa", EXAMPLE, "--tolerance", 1e6) == 0
+    assert "kappa = 0 is the smallest certified" in capsys.readouterr().out
+    assert run("kappa", EXAMPLE, "--tolerance", 1, "--out", out) == 2
+    assert "exists; give another --out, or --overwrite" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((EXAMPLE, "--tolerance", "0"), "tolerance = 0.0 must be positive"),
+        ((EXAMPLE, "--tolerance", "-1"), "tolerance = -1.0 must be positive"),
+        ((EXAMPLE, "--tolerance", "1", "--quantity", "q"), 'quantity = \'q\'; choose "value" or "gradient"'),
+        (("missing.json", "--tolerance", "1"), "missing.json: no such instance file"),
+    ],
+)
+def test_kappa_mistakes(
+    arguments: tuple[str, ...], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("kappa", *arguments, "--out", tmp_path / "a") == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
