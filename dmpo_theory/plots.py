@@ -6,16 +6,24 @@ from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
+
 from dmpo_theory import graph as graphs
-from dmpo_theory.bounds import BOUNDS
+from dmpo_theory.bounds import BOUNDS, Setting
 from dmpo_theory.claims.record import Scope
+from dmpo_theory.closed_loop import closed_loop
 from dmpo_theory.constructive import flooding_gradient, flooding_values
+from dmpo_theory.envelope import envelope
+from dmpo_theory.exact import local_values
+from dmpo_theory.extended import span
 from dmpo_theory.graph import AgentGraph, named_graph
+from dmpo_theory.instances import random_mdp, random_policy
+from dmpo_theory.local_bounds import local_quantities, value_error_bound
 from dmpo_theory.sweep import Check
 
 PANELS = {"theorem1": "Theorem 1", "remark1": "Remark 1", "theorem2": "Theorem 2, reading (i)"}
 # Okabe-Ito colours, told apart by colour-blind readers too.
-BLUE, VERMILION, GREY, BLACK = "#0072B2", "#D55E00", "#888888", "#000000"
+BLUE, VERMILION, GREEN, PURPLE, GREY, BLACK = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#888888", "#000000"
 
 
 def plot_bounds(checks: Sequence[Check], path: Path) -> None:
@@ -76,6 +84,8 @@ def audit_figures(scope: Scope, folder: Path) -> list[tuple[str, Path]]:
     figures = [("Error of truncation and its bounds against kappa; below, error over the printed bound.", "bounds.png")]
     plot_bounds(scope.checks, folder / "bounds.png")
     if scope.constructive:
+        plot_decay(scope, folder / "decay.png")
+        figures += [("True worst error and every bound on it, by graph family and coupling strength.", "decay.png")]
         plot_tightness(scope, folder / "tightness.png")
         draw_witnesses(folder / "witnesses.png")
         figures += [
@@ -86,6 +96,55 @@ def audit_figures(scope: Scope, folder: Path) -> list[tuple[str, Path]]:
             ("The smallest counterexamples: who tells whom, and what the error is.", "witnesses.png"),
         ]
     return [(caption, folder / name) for caption, name in figures]
+
+
+def plot_decay(scope: Scope, path: Path) -> None:
+    """The true worst error against kappa with every bound on it: a panel for each graph family and coupling strength.
+
+    In units of ``r_max / (1 - gamma)``, the worst agent of one random instance with rewards of both signs.
+    """
+    from matplotlib.figure import Figure
+
+    panels = [(family, coupling) for coupling in (0.3, 1.0) for family in scope.families]
+    columns = min(len(scope.families), 5)
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(7.2, 0.6 + 1.25 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    for axis in axes.flat[len(panels) :]:
+        axis.set_axis_off()
+    for axis, (family, coupling) in zip(axes.flat, panels, strict=False):
+        rng = np.random.default_rng([scope.seed, scope.families.index(family)])
+        graph = named_graph(family, max(scope.n, 8), rng)  # smaller graphs have too few kappas to see a rate
+        mdp = random_mdp(graph, gamma=float(scope.gamma), coupling=coupling, concentration=0.3, rng=rng)
+        policy = random_policy(mdp, coupling=coupling, concentration=0.3, rng=rng)
+        setting, chain, kappas = Setting.of(mdp, policy), closed_loop(mdp, policy), range(graph.diameter)
+        unit = float(setting.r_max) / (1 - mdp.gamma)
+        worst = span(mdp, local_values(mdp, policy).values).max(axis=0)
+        dobrushin = value_error_bound(local_quantities(mdp, policy), kappas).max(axis=0)
+        lines = {
+            "printed": (VERMILION, [float(max(BOUNDS["theorem1-printed"].value(setting, k))) for k in kappas]),
+            "corrected": (BLUE, [float(max(BOUNDS["theorem1-tight"].value(setting, k))) for k in kappas]),
+            "Dobrushin": (GREEN, list(dobrushin)),
+            "envelope": (
+                PURPLE,
+                [max(envelope(chain, graph, mdp.gamma, i, k).errors()[-1] for i in range(graph.n)) for k in kappas],
+            ),
+            "true error": (BLACK, [worst[k] for k in kappas]),
+        }
+        for name, (colour, line) in lines.items():
+            width, marker = (1.6, ".") if name == "true error" else (1.0, None)
+            axis.plot(kappas, np.array(line) / unit, color=colour, lw=width, marker=marker, ms=4, label=name)
+        axis.set(yscale="log")
+        axis.set_title(f"{family}, coupling {coupling:g}", fontsize=6)
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.grid(alpha=0.25, lw=0.5)
+        axis.tick_params(labelsize=6)
+    figure.supxlabel(r"$\kappa$", fontsize=8)
+    figure.supylabel(r"error, in $r_{\max}/(1-\gamma)$", fontsize=8)
+    handles, labels = axes.flat[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=5, fontsize=7, frameon=False)
+    figure.savefig(path, dpi=200)
+    figure.savefig(path.with_suffix(".pdf"))
 
 
 def plot_tightness(scope: Scope, path: Path) -> None:

@@ -7,11 +7,11 @@ the file it belongs to. A check compares errors with bounds; it never sees the v
 
 from __future__ import annotations
 
-from dmpo_theory.claims import critic, model, ppo, theorem1, theorem2
+from dmpo_theory.claims import critic, local, model, ppo, theorem1, theorem2
 from dmpo_theory.claims.record import Claim
 
 CLAIMS: dict[str, Claim] = {
-    claim.id: claim for group in (theorem1, theorem2, critic, model, ppo) for claim in group.CLAIMS
+    claim.id: claim for group in (theorem1, theorem2, local, critic, model, ppo) for claim in group.CLAIMS
 }
 """Every claim by id."""
 
