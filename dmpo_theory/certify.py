@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import csv
 import math
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -157,6 +158,7 @@ class _Search:
         self.quantity = quantity
         self.bounds = ("theorem1", "local", "envelope") if quantity == "value" else ("theorem2", "local")
         self.notes: list[str] = []
+        self.local_until = sys.maxsize  # the first kappa at which it does not fit
         self.span = np.array(self.local.setting.span, dtype=np.float64)
         graph = self.local.graph
         self.component = np.bincount(graph.components, np.ones(graph.n))[graph.components]
@@ -168,7 +170,7 @@ class _Search:
     def row(self, kappa: int, tolerance: float) -> Row:
         if kappa % BLOCK == 0:
             self._next_block(range(kappa, kappa + BLOCK))
-        errors = {key: error[:, kappa % BLOCK] for key, error in self.block.items()}
+        errors = {key: e[:, kappa % BLOCK] for key, e in self.block.items() if kappa % BLOCK < e.shape[1]}
         if kappa < self.envelopes.shape[1]:
             errors["envelope"] = self.envelopes[:, kappa]
         by_agent = np.minimum.reduce(list(errors.values()))
@@ -187,13 +189,15 @@ class _Search:
     def _next_block(self, kappas: range) -> None:
         tight = self._theorem1 if self.quantity == "value" else self._theorem2
         local = value_error_bound if self.quantity == "value" else gradient_error_bound
-        had_local = "local" in self.block or not self.block
         self.block = {self.bounds[0]: np.stack([tight(kappa) for kappa in kappas], axis=1)}
-        if had_local:
+        for last in range(min(kappas.stop, self.local_until), kappas.start, -1):
             try:
-                self.block["local"] = local(self.local, kappas)
+                self.block["local"] = local(self.local, range(kappas.start, last))
+                return
             except ProblemTooLarge as error:
-                self.notes.append(f"the local bound is left out from kappa = {kappas[0]} on: {error}")
+                self.local_until = last - 1
+                self.notes = [note for note in self.notes if not note.startswith("the local")]
+                self.notes.append(f"the local bound is left out from kappa = {last - 1} on: {error}")
 
     def _sum_balls(self, radius: float) -> None:
         """Sizes of all balls and sums of spans over them, up to a radius or until they stop growing."""

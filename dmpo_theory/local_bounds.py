@@ -37,7 +37,7 @@ from scipy.sparse import csr_array
 
 from dmpo_theory.bounds import Setting
 from dmpo_theory.closed_loop import closed_loop
-from dmpo_theory.errors import ProblemTooLarge
+from dmpo_theory.errors import GIB, ProblemTooLarge
 from dmpo_theory.graph import AgentGraph, check_kappa
 from dmpo_theory.mdp import Array, LocalPolicy, NetworkedMDP
 
@@ -310,9 +310,9 @@ def _radius(local: LocalQuantities, kappas: Sequence[int], radius: float | None)
         hops += 1
     if hops - 1 < least:
         raise ProblemTooLarge(
-            f"the neighbourhoods N_i^{least} of {graph.n} agents have more than {ROWS} members together "
-            f"({8 * 20 * size / 2**30:.3g} GiB and hours rather than minutes); use kappa <= {hops - 1}, or pass "
-            f"radius = {least} to go on all the same"
+            f"the neighbourhoods N_i^{least} of {graph.n} agents have more than {ROWS} members together; with "
+            f"N_i^{hops}'s {size} the recursion works through {160 * size / GIB:.2g} GiB in every step; use kappa <= "
+            f"{hops - 1}, or pass radius = {least} to go on all the same"
         )
     return hops - 1
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dmpo_theory import local_bounds
 from dmpo_theory.bounds import BOUNDS, Setting
 from dmpo_theory.certify import Certificate, _Search, certify, write_rows
 from dmpo_theory.closed_loop import closed_loop
@@ -120,3 +121,14 @@ def test_envelope_is_value_iteration_against_an_adversary() -> None:
     assert (outer.lower <= value[False] + 1e-9).all()
     narrower = envelope(chain, mdp.graph, mdp.gamma, 0, 2).errors()
     assert (narrower[:2] <= outer.errors() + 1e-9).all(), "a wider neighbourhood leaves less to the adversary"
+
+
+def test_a_bound_that_does_not_fit_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The local bound stays as long as its balls fit; then Theorem 1 goes on alone, and a note says so."""
+    mdp, policy = problem(ring(40), coupling=1.0)
+    monkeypatch.setattr(local_bounds, "ROWS", 40 * 11)
+    found = certify(mdp, policy, 1.0, envelope_gib=0.0)
+    assert found.kappa > 7
+    for row in found.rows:
+        assert ("local" in row.errors) == (row.kappa <= 5)
+    assert sum("the local bound is left out from kappa = 6 on" in note for note in found.notes) == 1
