@@ -9,7 +9,7 @@ from functools import cached_property
 
 import numpy as np
 
-from dmpo_theory.bounds import Number, Setting
+from dmpo_theory.bounds import BOUNDS, Number, Setting
 from dmpo_theory.closed_loop import ClosedLoop, closed_loop
 from dmpo_theory.exact import local_values, occupancy
 from dmpo_theory.graph import FAMILIES, named_graph
@@ -232,21 +232,26 @@ def not_applicable(reason: str) -> Finding:
     return Finding(NOT_APPLICABLE, 0, None, None, reason)
 
 
-def from_checks(scope: Scope, printed: str, corrected: str, signs: Sequence[str] = tuple(REWARDS)) -> Finding:
-    """The finding on one of :data:`dmpo_theory.bounds.BOUNDS`, from the scope's checks with the given signs."""
-    tallies = []
-    for key in (printed, corrected):
-        tally = Tally()
-        # Smallest instances first, so that the witness of equal ratios is the smallest.
-        for check in sorted(scope.checks, key=lambda check: check.n):
-            if check.bound == key and check.rewards in signs:
-                tally.add(check.certain_error, check.value, f"{check.instance}, kappa {check.kappa}")
-        tallies.append(tally)
-    if not tallies[0].checks:
-        wanted = " or ".join(signs)
+def from_checks(scope: Scope, printed: str | None, corrected: str, signs: Sequence[str] = tuple(REWARDS)) -> Finding:
+    """The finding on one of :data:`dmpo_theory.bounds.BOUNDS`, from the scope's checks.
+
+    Args:
+        scope: what was checked.
+        printed: key of the printed bound; None decides the corrected one.
+        corrected: key of the corrected bound.
+        signs: which rewards the claim speaks of; a bound's own hypotheses hold on all its checks.
+    """
+    tallies = {key: Tally() for key in (printed, corrected) if key}
+    # Smallest instances first, so that the witness of equal ratios is the smallest.
+    for check in sorted(scope.checks, key=lambda check: check.n):
+        if check.bound in tallies and check.rewards in signs:
+            tallies[check.bound].add(check.certain_error, check.value, f"{check.instance}, kappa {check.kappa}")
+    if not tallies[printed or corrected].checks:
+        needed = "; ".join(hypothesis.text for hypothesis in BOUNDS[printed or corrected].hypotheses)
+        rewards = "" if len(signs) == len(REWARDS) else f"rewards {' or '.join(signs)}; "
         found = ", ".join(f"{c.name}: {c.rewards}, m = {c.setting.m}, p = {c.setting.p}" for c in scope.cases)
-        return not_applicable(f"needs rewards {wanted} and m, p <= 1; found {found}")
-    return decided_by(*tallies)
+        return not_applicable(f"needs {rewards}{needed}; found {found}")
+    return decided_by(tallies[printed] if printed else None, tallies[corrected])
 
 
 def as_text(ratio: Number | None) -> str:

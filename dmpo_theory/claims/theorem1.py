@@ -6,6 +6,7 @@ from fractions import Fraction
 
 import numpy as np
 
+from dmpo_theory.bounds import BOUNDS
 from dmpo_theory.claims.record import (
     FAILS,
     HOLDS,
@@ -22,8 +23,6 @@ from dmpo_theory.constructive import flooding_q_values, flooding_values
 from dmpo_theory.extended import JointLaw, extended_value
 from dmpo_theory.graph import named_graph, path
 
-ONE_SIGNED = ("non-negative", "non-positive")
-
 
 def eq12_signed(scope: Scope) -> Finding:
     """Eq. 12, rewards of both signs."""
@@ -32,7 +31,7 @@ def eq12_signed(scope: Scope) -> Finding:
 
 def eq12_one_signed(scope: Scope) -> Finding:
     """Eq. 12, rewards of one sign."""
-    return from_checks(scope, "theorem1-one-signed", "theorem1-tight", ONE_SIGNED)
+    return from_checks(scope, "theorem1-one-signed", "theorem1-tight")
 
 
 def remark1_signed(scope: Scope) -> Finding:
@@ -42,7 +41,12 @@ def remark1_signed(scope: Scope) -> Finding:
 
 def remark1_one_signed(scope: Scope) -> Finding:
     """Eq. 13, rewards of one sign."""
-    return from_checks(scope, "remark1-one-signed", "remark1-tight", ONE_SIGNED)
+    return from_checks(scope, "remark1-one-signed", "remark1-tight")
+
+
+def corrected(scope: Scope, claim: str) -> Finding:
+    """The corrected bound of Theorem 1 or Remark 1, on everything."""
+    return from_checks(scope, None, f"{claim}-tight")
 
 
 def matched_mean(scope: Scope) -> Finding:
@@ -148,6 +152,16 @@ CLAIMS = (
         eq12_signed,
     ),
     Claim(
+        "A1'",
+        "Theorem 1, corrected",
+        "corrected bound",
+        BOUNDS["theorem1-tight"].statement,
+        _ANY,
+        TIGHT,
+        _SPAN,
+        lambda scope: corrected(scope, "theorem1"),
+    ),
+    Claim(
         "A2",
         "Theorem 1, Eq. 12",
         "Eq. 12, rewards of one sign",
@@ -196,6 +210,16 @@ CLAIMS = (
         FAILS,
         _SPAN,
         remark1_signed,
+    ),
+    Claim(
+        "R1'",
+        "Remark 1, corrected",
+        "corrected bound",
+        BOUNDS["remark1-tight"].statement,
+        _ANY,
+        TIGHT,
+        _SPAN,
+        lambda scope: corrected(scope, "remark1"),
     ),
     Claim(
         "R2",
