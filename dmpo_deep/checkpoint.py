@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +41,16 @@ def save(path: Path, state: Any) -> None:
     os.replace(part, path)
 
 
-def load(path: Path) -> Any:
+def load(path: Path, identity: Mapping[str, Any] | None = None) -> Any:
     """What :func:`save` wrote.
+
+    Args:
+        path: the file.
+        identity: entries that the state must have, such as its task; a state without them is of another run.
 
     Raises:
         FileNotFoundError: no such file.
-        CheckpointError: a truncated file, one of another version, or no checkpoint at all.
+        CheckpointError: a truncated or damaged file, one of another version or run, or no checkpoint at all.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; is its folder a run, and did it reach a checkpoint?")
@@ -62,7 +68,28 @@ def load(path: Path) -> Any:
             f"{path} has format {found!r}, and this version reads {FORMAT!r}; "
             "load it with the version that wrote it, or train again"
         )
-    return _unflatten(json.loads(metadata["tree"]), arrays)
+    with restoring(path):
+        state = _unflatten(json.loads(metadata["tree"]), arrays)
+    for key, wanted in (identity or {}).items():
+        has = state.get(key) if isinstance(state, dict) else None
+        if has != wanted:
+            raise CheckpointError(
+                f"{path} is of another run: its {key} is {has!r}, and the run's is {wanted!r}; restore both files from "
+                "one copy, or train again"
+            )
+    return state
+
+
+@contextmanager
+def restoring(path: Path) -> Iterator[None]:
+    """Turn what goes wrong while a state of ``path`` is put in place into a :class:`CheckpointError`."""
+    try:
+        yield
+    except (LookupError, RuntimeError, ValueError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"{path} is damaged or does not fit its run ({type(error).__name__}: {error}); restore it from a copy, or "
+            "train again"
+        ) from error
 
 
 def _flatten(value: Any, arrays: dict[str, np.ndarray]) -> Any:

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import tyro
-from tyro.conf import FlagCreatePairsOff, Positional
+from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction
+
+from dmpo_deep import DEFAULT_PRESET, EVAL_EVERY
 
 DESCRIPTION = """Networked multi-agent control: check the theory exactly, train DMPO and its baselines.
 
@@ -298,9 +300,9 @@ def train(
     seed: int = 0,
     steps: int = 12_000,
     out: Path | None = None,
-    preset: str = "tuned",
-    set: tuple[str, ...] = (),
-    eval_every: int = 1_200,
+    preset: str = DEFAULT_PRESET,
+    set: UseAppendAction[tuple[tuple[str, ...], ...]] = (),
+    eval_every: int = EVAL_EVERY,
     resume: bool = False,
 ) -> None:
     """Train an algorithm on a task. Ctrl-C stops after the epoch; --resume goes on, bit for bit.
@@ -312,7 +314,7 @@ def train(
         steps: environment steps in all, warm-up included; one step of one copy of the environment counts as one.
         out: run directory; runs/TASK-ALGO-sSEED by default.
         preset: tuned, or paper for Table I.
-        set: hyper-parameters to change, each KEY=VALUE, for example --set lr_actor=1e-3 kappa_critic=1.
+        set: hyper-parameters to change, each KEY=VALUE: --set lr_actor=1e-3 kappa_critic=1, once or several times.
         eval_every: environment steps between evaluations.
         resume: continue the run in OUT.
     """
@@ -326,42 +328,47 @@ def train(
         steps,
         out or Path("runs") / f"{task}-{algo}-s{seed}",
         preset=preset,
-        overrides=set,
+        overrides=[pair for given in set for pair in given],
         resume=resume,
         eval_every=eval_every,
     )
     print(f"Results: {run} (progress.csv, TensorBoard events, checkpoint; next: dmpo evaluate {run})")
 
 
-def evaluate(target: Positional[str], controller: str | None = None, out: Path | None = None) -> None:
+def evaluate(
+    target: Positional[str], controller: str | None = None, out: Path | None = None, overwrite: bool = False
+) -> None:
     """The paper's metric of a trained run, sampled and greedy, or of a task's reference controllers.
 
     Args:
         target: run directory, or a task such as catchup.
         controller: one reference controller of the task; all of them by default.
-        out: CSV file, one row per policy and draw; evaluation.csv inside a run by default.
+        out: CSV file, one row per policy and draw; by default evaluation.csv inside a run, written anew each time.
+        overwrite: replace an existing OUT.
     """
     _require("torch", "safetensors")
-    from dmpo_deep.evaluate import evaluate
+    from dmpo_deep.evaluate import default_out, evaluate
 
-    for name, result in evaluate(target, controller, out).items():
+    for name, result in evaluate(target, controller, out, overwrite).items():
         print(f"{name}: {result}")
+    print(f"Results: {out or default_out(target) or 'above; --out FILE writes one row per policy and draw'}")
 
 
-def plot(runs: Positional[tuple[Path, ...]], out: Path) -> None:
+def plot(runs: Positional[tuple[Path, ...]], out: Path, overwrite: bool = False) -> None:
     """Learning curves of runs, and their table against the reference controllers.
 
     Runs of one task and algorithm are taken together: interquartile mean with a 95 % bootstrap interval from three
-    seeds on.
+    seeds on. They are compared at the steps at which all were evaluated; the column left_out counts the others.
 
     Args:
         runs: run directories.
-        out: folder for learning.png, learning.pdf, learning.csv and table.csv.
+        out: folder for learning.png, learning.pdf, learning.csv and table.csv; new or empty.
+        overwrite: replace the results in OUT.
     """
-    _require("torch", "matplotlib")
+    _require("torch", "safetensors", "matplotlib")
     from dmpo_deep.report import plot
 
-    folder = plot(runs, out)
+    folder = plot(runs, out, overwrite)
     with (folder / "table.csv").open(newline="") as file:
         header, *rows = csv.reader(file)
     print(_table(header, rows))

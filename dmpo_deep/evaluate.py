@@ -12,10 +12,10 @@ import numpy as np
 import torch
 
 from dmpo_deep import log
-from dmpo_deep.checkpoint import load
+from dmpo_deep.checkpoint import load, restoring
+from dmpo_deep.config import CONFIG, RunConfig, read_config
 from dmpo_deep.envs import CONTROLLERS, Policy, evaluation_env
 from dmpo_deep.nets import Actor, one_thread
-from dmpo_deep.presets import from_config
 from dmpo_theory.errors import unknown_name
 
 
@@ -77,43 +77,62 @@ def evaluate_policy(task: str, policy: Policy, options: Mapping[str, Any] | None
     return Evaluation(metric, collided, {name: total / steps for name, total in measures.items()})
 
 
-def load_actor(run: Path) -> tuple[Actor, dict[str, Any]]:
+def load_actor(run: Path) -> tuple[Actor, RunConfig]:
     """The trained policies of a run and its ``config.json``."""
-    config = log.read_config(run)
-    preset = from_config(config["task"], config["algo"], config["preset"])
-    env = evaluation_env(config["task"], **preset.environment)
-    radius, d = preset.kappa_policy, env.observation_dim
-    actor = Actor(env.graph, radius, d, env.n_actions, preset.hidden, torch.Generator())
-    actor.load_state_dict(load(run / log.CHECKPOINT)["learner"]["agents"]["actor"])
+    config = read_config(run)
+    env = evaluation_env(config.task, **config.preset.environment)
+    radius, d = config.preset.kappa_policy, env.observation_dim
+    actor = Actor(env.graph, radius, d, env.n_actions, config.preset.hidden, torch.Generator())
+    path = run / log.CHECKPOINT
+    state = load(path, config.identity)
+    with restoring(path):
+        actor.load_state_dict(state["learner"]["agents"]["actor"])
     return actor, config
 
 
+def default_out(target: str | Path) -> Path | None:
+    """Where the results of a run go by default; None for a task."""
+    return Path(target) / "evaluation.csv" if (Path(target) / CONFIG).is_file() else None
+
+
 @one_thread()
-def evaluate(target: str | Path, controller: str | None = None, out: Path | None = None) -> dict[str, Evaluation]:
+def evaluate(
+    target: str | Path, controller: str | None = None, out: Path | None = None, overwrite: bool = False
+) -> dict[str, Evaluation]:
     """Evaluate a run's policies, sampled and greedy, or a task's reference controllers.
 
     Args:
         target: a run directory or a task's id.
         controller: one of the task's reference controllers; all of them by default.
-        out: CSV file with one row per policy and draw; for a run ``evaluation.csv`` inside it by default.
+        out: CSV file with one row per policy and draw; by default ``evaluation.csv`` inside a run, written anew.
+        overwrite: replace ``out`` if it exists.
 
     Raises:
-        ValueError: neither a run nor a task, or no such controller.
+        ValueError: neither a run nor a task, no such controller, or a damaged run.
+        FileExistsError: ``out`` exists.
+        FileNotFoundError: the folder of ``out`` does not exist.
     """
     run = Path(target)
-    if (run / log.CONFIG).is_file():
+    if out is not None:
+        if out.is_dir() or (out.exists() and not overwrite):
+            raise FileExistsError(f"{out} exists; give another file, or overwrite it if it is one")
+        if not out.parent.is_dir():
+            raise FileNotFoundError(f"{out.parent} is no folder to write {out.name} in; create it first")
+    if (run / CONFIG).is_file():
         if controller is not None:
             raise ValueError(f"{run} is a run; give a task, for example catchup, to evaluate controller {controller!r}")
         actor, config = load_actor(run)
-        options = config["preset"]["environment"]
+        options = config.preset.environment
         policies: dict[str, Policy] = {"sampled": actor, "greedy": actor.greedy}
-        task, out = config["task"], out or run / "evaluation.csv"
+        task, out = config.task, out or default_out(run)
     elif (task := str(target)) in CONTROLLERS:
         known = CONTROLLERS[task]
         if controller is not None and controller not in known:
             raise unknown_name(f"controller of {task}", controller, known)
         policies = {name: known[name].policy for name in known if controller in (None, name)}
         options = {}
+    elif run.is_dir():
+        raise FileNotFoundError(f"{run} is no run directory: it has no {CONFIG}")
     else:
         raise unknown_name("task (and no run directory)", task, CONTROLLERS)
     results = {name: evaluate_policy(task, policy, options) for name, policy in policies.items()}

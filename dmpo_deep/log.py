@@ -1,63 +1,92 @@
-"""The run directory: ``config.json``, ``progress.csv``, TensorBoard events and ``checkpoint.safetensors``."""
+"""What a run records: ``progress.csv``, the same as TensorBoard events, and the versions its numbers depend on."""
 
 from __future__ import annotations
 
 import csv
-import json
 import os
 import platform
 import subprocess
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TextIO
 
 import numpy as np
 import torch
 
-CONFIG, PROGRESS, CHECKPOINT = "config.json", "progress.csv", "checkpoint.safetensors"
+PROGRESS, CHECKPOINT = "progress.csv", "checkpoint.safetensors"
 
 
 def versions() -> dict[str, str]:
-    """Versions of what the numbers depend on, and the source's commit where there is one."""
+    """Versions of what the numbers depend on, and the source's commit if this file is tracked by a repository."""
     found = {
         "python": platform.python_version(),
         "numpy": np.__version__,
         "torch": torch.__version__,
         "dmpo": metadata.version("dmpo"),
     }
-    describe = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    here = Path(__file__)
     try:
-        commit = subprocess.run(describe, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
-        found["commit"] = commit.stdout.strip()
+        _git(here.parent, "ls-files", "--error-unmatch", here.name)
+        found["commit"] = _git(here.parent, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
     except (OSError, subprocess.CalledProcessError):
         pass
     return found
 
 
-def write_config(run: Path, config: Mapping[str, Any]) -> None:
-    """Write ``config.json``, whole or not at all."""
-    part = run / (CONFIG + ".part")
-    part.write_text(json.dumps(config, indent=2) + "\n")
-    os.replace(part, run / CONFIG)
+def _git(folder: Path, *arguments: str) -> str:
+    return subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
 
 
-def read_config(run: Path) -> dict[str, Any]:
-    """The run's ``config.json``; ``FileNotFoundError`` if ``run`` is no run directory."""
-    path = run / CONFIG
+def read_rows(run: Path) -> list[dict[str, str]]:
+    """The rows of ``progress.csv`` as text; a last line that a crash cut short is left out.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a line with too many or too few cells, or a cell that is no number.
+    """
+    path = run / PROGRESS
     if not path.is_file():
-        raise FileNotFoundError(f"{run} is no run directory: it has no {CONFIG}")
-    config: dict[str, Any] = json.loads(path.read_text())
-    return config
+        raise FileNotFoundError(f"{run} has no {PROGRESS}; restore it from a copy, or train again")
+    whole = [line for line in path.read_text(errors="replace").splitlines(keepends=True) if line.endswith("\n")]
+    header, *rows = list(csv.reader(whole)) or [[]]
+    for number, row in enumerate(rows, start=2):
+        if len(row) != len(header):
+            raise ValueError(
+                f"{path}, line {number}: {len(row)} cells for {len(header)} columns; restore the file from a copy"
+            )
+        for name, cell in zip(header, row, strict=True):
+            try:
+                float(cell or 0)
+            except ValueError:
+                raise ValueError(
+                    f"{path}, line {number}: {name} = {cell!r} is no number; restore the file from a copy"
+                ) from None
+    return [dict(zip(header, row, strict=True)) for row in rows]
 
 
 def read_progress(run: Path) -> list[dict[str, float | None]]:
-    """The rows of ``progress.csv``; blank cells are None."""
-    path = run / PROGRESS
-    if not path.is_file():
-        raise FileNotFoundError(f"{run} has no {PROGRESS}; the run has not finished an epoch")
-    with path.open(newline="") as file:
-        return [{k: float(v) if v else None for k, v in row.items()} for row in csv.DictReader(file)]
+    """The rows of ``progress.csv`` as numbers; blank cells are None. Errors as :func:`read_rows`."""
+    return [{name: float(cell) if cell else None for name, cell in row.items()} for row in read_rows(run)]
+
+
+def rows_until(run: Path, columns: Sequence[str], step: int) -> list[dict[str, str]]:
+    """The rows up to the one whose first column is ``step``, where the run's checkpoint stands; the rest goes.
+
+    Raises:
+        FileNotFoundError: no record.
+        ValueError: a damaged record, one with other columns, or one without that step.
+    """
+    rows, path = read_rows(run), run / PROGRESS
+    if rows and list(rows[0]) != list(columns):
+        raise ValueError(f"{path} has other columns than this version writes; resume with the version that wrote it")
+    steps = [row[columns[0]] for row in rows]
+    if str(step) not in steps:
+        raise ValueError(
+            f"{path} ends at {columns[0]} = {steps[-1] if steps else 0} and has no row of {step}, where the checkpoint "
+            "stands; restore both from one copy of the run, or train again"
+        )
+    return rows[: steps.index(str(step)) + 1]
 
 
 class RunLog:
@@ -66,24 +95,27 @@ class RunLog:
     Args:
         run: the run directory.
         columns: CSV columns; the first is the step axis of both records.
-        after: continue an existing record after the row with this value of the step axis, dropping what follows it;
-            None starts a new record.
+        rows: what the record starts with; it replaces what is there, whole or not at all.
     """
 
-    def __init__(self, run: Path, columns: Sequence[str], after: int | None = None) -> None:
+    def __init__(self, run: Path, columns: Sequence[str], rows: Sequence[Mapping[str, str]] = ()) -> None:
         from torch.utils.tensorboard import SummaryWriter  # here, so that evaluations and reports do without
 
-        self._columns = list(columns)
-        path = run / PROGRESS
-        if after is None:
-            path.write_text(",".join(columns) + "\n")
-        else:
-            header, *rows = path.read_text().splitlines()
-            last = [row.split(",")[0] for row in rows].index(str(after))
-            path.write_text("\n".join([header, *rows[: last + 1]]) + "\n")
+        self._columns, path = list(columns), run / PROGRESS
+        part = path.with_name(path.name + ".part")
+        with part.open("w", newline="") as file:
+            writer = self._csv(file)
+            writer.writeheader()
+            writer.writerows(rows)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
         self._file = path.open("a", newline="")
-        self._writer = csv.DictWriter(self._file, self._columns)
-        self._events = SummaryWriter(str(run), purge_step=None if after is None else after + 1)
+        self._writer = self._csv(self._file)
+        self._events = SummaryWriter(str(run), purge_step=int(rows[-1][columns[0]]) + 1 if rows else None)
+
+    def _csv(self, file: TextIO) -> csv.DictWriter[str]:
+        return csv.DictWriter(file, self._columns, lineterminator="\n")
 
     def write(self, row: Mapping[str, float | None]) -> None:
         """Append one epoch; None becomes a blank cell and no event."""
@@ -93,6 +125,10 @@ class RunLog:
         for name in self._columns[1:]:
             if row.get(name) is not None:
                 self._events.add_scalar(name, row[name], step)
+
+    def sync(self) -> None:
+        """Wait until the rows are on disk, so that no checkpoint is ahead of them."""
+        os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Flush and close both records."""

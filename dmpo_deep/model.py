@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from dmpo_deep.buffer import TransitionBuffer
 from dmpo_deep.envs import NetworkedEnv, Step
-from dmpo_deep.nets import LocalNets
+from dmpo_deep.nets import LocalNets, require_finite
 from dmpo_deep.rollout import Trajectory
 from dmpo_theory.graph import AgentGraph
 
@@ -82,10 +82,19 @@ class LocalModel(nn.Module):
 
         The reward of a terminal step is a charge and no sample of r_i: it is left out. Normalisation and range are
         set from the data first.
+
+        Raises:
+            ValueError: every transition is terminal, so that there is no reward to learn.
+            FloatingPointError: a weight is not finite any more.
         """
         obs, next_obs = torch.from_numpy(data["obs"]), torch.from_numpy(data["next_obs"])
         reward = torch.from_numpy(data["reward"])
         alive = torch.from_numpy(~data["terminated"])
+        if not alive.any():
+            raise ValueError(
+                f"all {len(alive)} real transitions end the task, so that there is no reward to learn; "
+                "raise warmup_steps or buffer"
+            )
         target = torch.cat([next_obs - obs, reward[..., None]], dim=-1).transpose(0, 1).contiguous()
         heard = self.net.gather(obs)
         self.heard_mean, self.heard_scale = _moments(heard)
@@ -111,6 +120,7 @@ class LocalModel(nn.Module):
             error.mean(dim=(1, 2)).sum().backward()
             self.optimizer.step()
             losses.append(float(error.detach().mean()))
+        require_finite("model", self.net)
         return float(np.mean(losses))
 
     def one_step_error(self, new: Trajectory) -> float:

@@ -32,6 +32,13 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
+def require_finite(kind: str, network: nn.Module) -> None:
+    """Raise ``FloatingPointError`` naming the agents (dimension 0 of every weight) whose weights are not finite."""
+    bad = {int(i) for weight in network.parameters() for i in torch.nonzero(~torch.isfinite(weight))[:, 0]}
+    if bad:
+        raise FloatingPointError(f"weights of the {kind} are not finite any more for agents {sorted(bad)}")
+
+
 class LocalNets(nn.Module):
     """One multi-layer perceptron per agent on the observations of ``N_i^kappa``, orthogonally initialised.
 

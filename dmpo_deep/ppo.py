@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from dmpo_deep.envs import NetworkedEnv
-from dmpo_deep.nets import Actor, LocalNets
+from dmpo_deep.nets import Actor, LocalNets, require_finite
 from dmpo_deep.presets import Preset
 from dmpo_deep.rollout import Collector, Trajectory
 
@@ -77,6 +77,15 @@ def entropy(log_probabilities: Tensor) -> Tensor:
     return -(log_probabilities.exp() * log_probabilities).sum(dim=-1).mean(dim=1)
 
 
+def divergence(log_prob: Tensor, old_log_prob: Tensor) -> Tensor:
+    """KL(old, new) of every agent's policy, estimated on the old one's samples: ``[n, N]`` to ``[n]``.
+
+    The mean of ``r - 1 - log r`` with the probability ratio ``r``: unbiased, and no sample of it is negative.
+    """
+    change = log_prob - old_log_prob
+    return (change.exp() - 1 - change).mean(dim=1)
+
+
 def minibatches(size: int, count: int, rng: np.random.Generator) -> Iterator[Tensor]:
     """A random partition of ``range(size)`` into ``count`` nearly equal parts."""
     yield from torch.from_numpy(rng.permutation(size)).tensor_split(count)
@@ -102,9 +111,18 @@ class Agents:
         return value.view(obs.shape[2], *obs.shape[:2]).permute(1, 2, 0)
 
     def update(self, data: Trajectory, rng: np.random.Generator) -> dict[str, float]:
-        """Lines 12-13: gradient steps on one batch of the current policy's data; means over steps and agents.
+        """Lines 12-13: gradient steps on one batch of the current policy's data; what is worth logging.
 
-        The passes stop once the policies' mean divergence from those that made the batch exceeds ``kl_stop``.
+        An agent whose policy, after a pass, has diverged from the one that made the batch by more than ``kl_stop``
+        takes no further actor step; critics and all other actors go on. So nobody's update depends on the divergence
+        of an agent it does not hear.
+
+        Returns:
+            Means over agents: losses, entropy and share of clipped ratios just before each gradient step, averaged
+            over them; divergence after the last; the share of actor steps that ``kl_stop`` left out.
+
+        Raises:
+            FloatingPointError: a weight is not finite any more.
         """
         preset = self.preset
         obs, next_obs = torch.from_numpy(data.obs), torch.from_numpy(data.next_obs)
@@ -119,28 +137,32 @@ class Agents:
         action = _agents_first(torch.from_numpy(data.action))[..., None]
         heard_actor, heard_critic = self.actor.net.gather(obs), self.critic.gather(obs)
 
-        rows = []
+        rows, left_out = [], []
+        going = torch.ones(len(target), dtype=torch.bool)
         for _ in range(preset.updates):
-            kls = []
+            left_out.append(float((~going).float().mean()))
             for part in minibatches(target.shape[1], preset.minibatches, rng):
                 logs = self.actor.log_probabilities(heard_actor[:, part])
                 log_prob = logs.gather(-1, action[:, part])[..., 0]
                 surrogate = clipped_loss(log_prob, old[:, part], advantage[:, part], preset.clip)
                 spread = entropy(logs)
-                _descend(self.actor_optimizer, (surrogate - preset.entropy * spread).sum())
+                _descend(self.actor_optimizer, (surrogate - preset.entropy * spread).sum(), going)
                 squared = value_loss(self.critic(heard_critic[:, part])[..., 0], target[:, part])
                 _descend(self.critic_optimizer, squared.sum())
                 with torch.no_grad():
-                    change = log_prob - old[:, part]
-                    ratio = change.exp()
-                    kls.append((ratio - 1 - change).mean())
+                    ratio = (log_prob - old[:, part]).exp()
                     clipped = ((ratio - 1).abs() > preset.clip).float().mean()
-                    rows.append(torch.stack([surrogate.mean(), squared.mean(), spread.mean(), kls[-1], clipped]))
+                    rows.append(torch.stack([surrogate.mean(), squared.mean(), spread.mean(), clipped]))
             self.gradient_steps += preset.minibatches
-            if torch.stack(kls).mean() > preset.kl_stop:
-                break
-        names = ("policy_loss", "value_loss", "entropy", "kl", "clip_fraction")
-        return dict(zip(names, torch.stack(rows).mean(dim=0).tolist(), strict=True))
+            with torch.no_grad():
+                log_prob = self.actor.log_probabilities(heard_actor).gather(-1, action)[..., 0]
+            kl = divergence(log_prob, old)
+            going &= kl <= preset.kl_stop
+        require_finite("actor", self.actor)
+        require_finite("critic", self.critic)
+        names = ("policy_loss", "value_loss", "entropy", "clip_fraction")
+        means = dict(zip(names, torch.stack(rows).mean(dim=0).tolist(), strict=True))
+        return means | {"kl": float(kl.mean()), "kl_stopped": float(np.mean(left_out))}
 
     def state_dict(self) -> dict[str, Any]:
         """Weights, optimisers and the count of gradient steps."""
@@ -162,10 +184,26 @@ def _agents_first(x: Tensor) -> Tensor:
     return x.flatten(end_dim=1).T.contiguous()
 
 
-def _descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+def _descend(optimizer: torch.optim.Optimizer, loss: Tensor, going: Tensor | None = None) -> None:
+    """One step of all agents, or of those in ``going [n]``: the others keep weights and Adam's moments.
+
+    Parameters and moments are agent-major. Adam's momentum moves a weight even at zero gradient, so what is to stay
+    is put back. Adam's count of steps is one for all and runs on.
+    """
     optimizer.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]
+    if going is None or going.all():
+        optimizer.step()
+        return
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    kept = [
+        *(w.data for w in weights),
+        *(m for w in weights for m in optimizer.state[w].values() if m.shape == w.shape),
+    ]
+    before = [x[~going] for x in kept]
     optimizer.step()
+    for x, old in zip(kept, before, strict=True):
+        x[~going] = old
 
 
 class DPPO:

@@ -6,15 +6,18 @@ to a different training loop, chosen here, and marked as such. ``"tuned"`` is ou
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, get_type_hints
+from typing import Any, ClassVar, get_type_hints
 
+from dmpo_deep import DEFAULT_PRESET
 from dmpo_theory.errors import unknown_name
 from dmpo_theory.graph import check_kappa
+
+FILLED_IN = {"gamma": "gamma=VALUE", "batch": "copies=VALUE", "draws": "nothing: they come from the run's generator"}
+"""Options of an environment that training sets, and what to change instead."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +52,8 @@ class Preset:
     """Passes over a batch."""
     minibatches: int = 8
     """Minibatches per pass."""
-    kl_stop: float = 0.045
-    """Mean divergence from the batch's policy after which the passes stop."""
+    kl_stop: float = math.inf
+    """Divergence of an agent's policy from the batch's, after a pass, beyond which it takes no further pass."""
     normalize_advantage: bool = True
     """Normalise advantages per agent over the batch; then the 1/n of Eq. 9 is immaterial."""
     environment: Mapping[str, Any] = field(default_factory=dict)
@@ -66,6 +69,20 @@ class Preset:
                 check_kappa(getattr(self, name, 0))
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from None
+        for name in FILLED_IN.keys() & self.environment.keys():
+            raise ValueError(f"environment.{name} is not yours to set; set {FILLED_IN[name]} instead")
+        if self.minibatches > self.batch:
+            raise ValueError(
+                f"minibatches = {self.minibatches} exceeds the {self.batch} samples of an update; lower it, or "
+                f"{self._batch_is} = {self.batch} must grow"
+            )
+
+    _batch_is: ClassVar[str] = "copies * rollout_steps"
+
+    @property
+    def batch(self) -> int:
+        """Joint samples that one update learns from."""
+        return self.copies * self.rollout_steps
 
 
 @dataclass(frozen=True)
@@ -95,6 +112,13 @@ class ModelPreset(Preset):
     recent: int = 3000
     """Branches start from this many newest real states."""
 
+    _batch_is: ClassVar[str] = "branches * model_horizon"
+
+    @property
+    def batch(self) -> int:
+        """Joint samples that one update learns from."""
+        return self.branches * self.model_horizon
+
 
 _POSITIVE: tuple[Callable[[Any], bool], str] = (lambda x: x > 0 and math.isfinite(x), "positive")
 _COUNT: tuple[Callable[[Any], bool], str] = (lambda x: x >= 1, "at least 1")
@@ -114,29 +138,40 @@ _RANGES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
 # published settings: one copy and a horizon per epoch, 50 rollouts of warm-up of which 15 are kept, 10 rounds of 10
 # full-batch passes on 2048 branches from the latest rollout, a platoon that freezes. Not followed: they train the model
 # every tenth epoch, up to 20,000 steps after the warm-up, and mix real with model data. DPPO, which has no table in the
-# paper, gets the same values.
+# paper, gets the same values. Every field is spelt out, so that changing a default changes no paper preset.
+#
+# Note on freezing: the task's rule ends no episode then, in the learned model either, so that the local models have to
+# learn the frozen platoon itself, from observations that do not say that it is frozen.
 _PAPER: Mapping[str, Any] = {
     "copies": 1,
     "rollout_steps": 600,
+    "gamma": 0.99,
     "lam": 0.5,
     "reward_scale": 1.0,
+    "hidden": (64, 64),
+    "kappa_policy": 1,
+    "kappa_critic": 2,
     "lr_actor": 3e-4,
     "lr_critic": 3e-4,
+    "clip": 0.2,
     "entropy": 0.0,
     "updates": 10,
     "minibatches": 1,
     "kl_stop": 0.0075 * 1.5,
+    "normalize_advantage": True,
     "environment": {"collision": "freeze"},
 }
 _PAPER_MODEL: Mapping[str, Any] = {
     "warmup_steps": 30_000,
     "buffer": 9_000,
+    "kappa_model": 1,
     "hidden_model": (16, 16),
     "lr_model": 3e-4,
     "model_steps": 500,
     "model_batch": 512,
     "model_rounds": 10,
     "branches": 2048,
+    "model_horizon": 25,
     "recent": 600,
 }
 
@@ -153,7 +188,7 @@ PRESETS: Mapping[tuple[str, str], Mapping[str, Preset]] = {
 """``(task, algorithm)`` -> presets by name."""
 
 
-def get_preset(task: str, algo: str, name: str = "tuned") -> Preset:
+def get_preset(task: str, algo: str, name: str = DEFAULT_PRESET) -> Preset:
     """A preset by name; ``ValueError`` with the nearest name if there is none."""
     known = PRESETS[task, algo]
     if name not in known:
@@ -161,10 +196,52 @@ def get_preset(task: str, algo: str, name: str = "tuned") -> Preset:
     return known[name]
 
 
+def to_config(preset: Preset) -> dict[str, Any]:
+    """``preset`` in plain JSON: lists for tuples, ``"inf"`` for infinity.
+
+    Example:
+        >>> to_config(Preset(kappa_critic=math.inf))["kappa_critic"]
+        'inf'
+    """
+    return {key: _plain(value) for key, value in dataclasses.asdict(preset).items()}
+
+
 def from_config(task: str, algo: str, values: Mapping[str, Any]) -> Preset:
-    """The preset that ``dataclasses.asdict`` and JSON have turned into ``values``."""
-    fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
-    return replace(get_preset(task, algo), **fields)
+    """The preset that :func:`to_config` has turned into ``values``.
+
+    Raises:
+        ValueError: an unknown task or algorithm, a missing or unknown field, a value of the wrong type or out of range.
+    """
+    if (task, algo) not in PRESETS:
+        raise ValueError(f"no algorithm {algo!r} on task {task!r}")
+    kind = type(get_preset(task, algo))
+    kinds, known = get_type_hints(kind), {f.name for f in dataclasses.fields(kind)}
+    if odd := sorted(known ^ values.keys()):
+        raise ValueError(f"hyper-parameters missing or unknown: {', '.join(odd)}")
+    fields: dict[str, Any] = {}
+    for key, value in values.items():
+        if key != "environment" and not _STORED[kinds[key]](value):
+            raise ValueError(f"{key} = {value!r} is not {_PARSERS[kinds[key]][1]}")
+        fields[key] = tuple(value) if isinstance(value, list) else math.inf if value == "inf" else value
+    if not isinstance(fields["environment"], dict):
+        raise ValueError(f"environment = {fields['environment']!r} is no table of options")
+    return kind(**fields)
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else "inf" if value == math.inf else value
+
+
+def _is(value: Any, *kinds: type) -> bool:
+    return isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool))
+
+
+_STORED: Mapping[Any, Callable[[Any], bool]] = {
+    int: lambda x: _is(x, int),
+    float: lambda x: x == "inf" or _is(x, int, float),
+    bool: lambda x: _is(x, bool),
+    tuple[int, ...]: lambda x: isinstance(x, list) and all(_is(width, int) for width in x),
+}
 
 
 def override(preset: Preset, values: Mapping[str, str]) -> Preset:
@@ -200,10 +277,13 @@ def _parse(key: str, text: str, kind: Any) -> Any:
 
 
 def _literal(text: str) -> Any:
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
+    """An integer, a number, true or false, and else the text itself; the environment checks what it gets."""
+    for kind in (int, float, bool):
+        try:
+            return _PARSERS[kind][0](text)
+        except (ValueError, KeyError):
+            pass
+    return text
 
 
 _PARSERS: Mapping[Any, tuple[Callable[[str], Any], str]] = {

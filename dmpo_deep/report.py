@@ -15,12 +15,14 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
-from dmpo_deep import log
+from dmpo_deep import DEFAULT_PRESET, log
+from dmpo_deep.config import CONFIG, read_config
 from dmpo_deep.envs import CONTROLLERS
 from dmpo_deep.evaluate import evaluate
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
 """Okabe and Ito's palette, which colour-blind readers can tell apart."""
+STYLES = ((0, (5, 2)), (0, (1, 1.5)), (0, (5, 2, 1, 2)))
 COLUMN_WIDTH = 3.4
 """Inches: one column of a two-column page."""
 SCORES = ("eval_sampled", "eval_greedy")
@@ -38,6 +40,8 @@ class Group:
     """Steps at which every run was evaluated, ``[E]``."""
     scores: Mapping[str, np.ndarray]
     """Mean metric on the evaluation draws, sampled and greedy policies, ``[seeds, E]`` each."""
+    left_out: int
+    """Evaluation steps that some run of the group has and another has not."""
 
 
 def collect(runs: Sequence[str | Path]) -> list[Group]:
@@ -45,29 +49,31 @@ def collect(runs: Sequence[str | Path]) -> list[Group]:
 
     Raises:
         FileNotFoundError: not a run directory.
-        ValueError: no run at all, the same run twice, or runs of a group with no evaluation step in common.
+        ValueError: no run at all, the same run twice, a run without an evaluation yet, runs of a group with no
+            evaluation step in common, or a damaged file.
     """
     if not runs:
         raise ValueError("no runs given; name at least one run directory")
     members: dict[tuple[str, str], dict[int, dict[int, dict[str, float | None]]]] = {}
     for run in map(Path, runs):
-        config = log.read_config(run)
+        config = read_config(run)
         rows = {int(row["env_steps"] or 0): row for row in log.read_progress(run) if row["eval_sampled"] is not None}
-        named = [] if config["preset_name"] == "tuned" else [config["preset_name"]]
-        label = " ".join([config["algo"].upper(), *named, *config["overrides"]])
-        seeds = members.setdefault((config["task"], label), {})
-        if config["seed"] in seeds:
-            raise ValueError(
-                f"{run}: seed {config['seed']} of {label} on {config['task']} is given twice; leave one out"
-            )
-        seeds[config["seed"]] = rows
+        if not rows:
+            raise ValueError(f"{run} has no evaluation yet; train it further, or leave it out")
+        named = [] if config.preset_name == DEFAULT_PRESET else [config.preset_name]
+        label = " ".join([config.algo.upper(), *named, *config.overrides])
+        seeds = members.setdefault((config.task, label), {})
+        if config.seed in seeds:
+            raise ValueError(f"{run}: seed {config.seed} of {label} on {config.task} is given twice; leave one out")
+        seeds[config.seed] = rows
     groups = []
     for (task, label), seeds in sorted(members.items()):
-        steps = sorted(set.intersection(*(set(rows) for rows in seeds.values())))
+        steps = sorted(set.intersection(*map(set, seeds.values())))
+        left_out = len(set.union(*map(set, seeds.values()))) - len(steps)
         if not steps:
             raise ValueError(f"the runs of {label} on {task} have no evaluation step in common; train them alike")
         scores = {s: np.array([[rows[t][s] for t in steps] for rows in seeds.values()], dtype=float) for s in SCORES}
-        groups.append(Group(task, label, tuple(seeds), np.array(steps), scores))
+        groups.append(Group(task, label, tuple(seeds), np.array(steps), scores, left_out))
     return groups
 
 
@@ -88,24 +94,33 @@ def interquartile_mean(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.n
     return center, interval.low, interval.high
 
 
-def plot(runs: Sequence[str | Path], out: str | Path) -> Path:
+def plot(runs: Sequence[str | Path], out: str | Path, overwrite: bool = False) -> Path:
     """Write ``learning.png``, ``learning.pdf``, the numbers behind them (``learning.csv``) and ``table.csv``.
 
     The dashed lines are the task's reference controllers on the same evaluation draws.
 
     Args:
         runs: run directories.
-        out: folder for the results, created if need be.
+        out: folder for the results, new or empty unless ``overwrite``, and never a run directory.
+        overwrite: replace earlier results in ``out``.
 
     Returns:
         ``out``.
+
+    Raises:
+        FileExistsError: ``out`` is a run, a file, or a folder with something in it.
+        FileNotFoundError, ValueError: as :func:`collect`.
     """
     from matplotlib.figure import Figure
 
+    folder = Path(out)
+    if any((folder / name).exists() for name in (CONFIG, log.PROGRESS, log.CHECKPOINT)):
+        raise FileExistsError(f"{folder} is a run directory; give another --out")
+    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not overwrite)):
+        raise FileExistsError(f"{folder} exists; give another --out, or --overwrite to replace the figures in a folder")
     groups = collect(runs)
     tasks = sorted({group.task for group in groups})
     levels = {task: {CONTROLLERS[task][k].label: e.mean for k, e in evaluate(task).items()} for task in tasks}
-    folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     _write_curves(folder / "learning.csv", groups)
     _write_table(folder / "table.csv", groups, levels)
@@ -122,7 +137,7 @@ def plot(runs: Sequence[str | Path], out: str | Path) -> Path:
             center, low, high = interquartile_mean(scores)
             axes.plot(group.steps, center, color=color, linewidth=1.2, label=name)
             axes.fill_between(group.steps, low, high, color=color, alpha=0.2, linewidth=0)
-        for style, (name, level) in zip(((0, (5, 2)), (0, (1, 1.5))), levels[task].items(), strict=False):
+        for style, (name, level) in zip(itertools.cycle(STYLES), levels[task].items(), strict=False):
             axes.axhline(level, color="0.35", linewidth=0.8, linestyle=style, label=name)
         axes.set_xlabel("environment steps", fontsize=8)
         axes.set_ylabel(f"{task}: return", fontsize=8)
@@ -148,14 +163,14 @@ def _write_table(path: Path, groups: Sequence[Group], levels: Mapping[str, Mappi
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         columns = [f"{score.removeprefix('eval_')}{part}" for score in SCORES for part in ("", "_low", "_high")]
-        writer.writerow(["task", "label", "seeds", "env_steps", *columns])
+        writer.writerow(["task", "label", "seeds", "env_steps", "left_out", *columns])
         for group in groups:
             finals = [interquartile_mean(group.scores[score][:, -1:]) for score in SCORES]
             cells = [_cell(number[0]) for final in finals for number in final]
-            writer.writerow([group.task, group.label, len(group.seeds), group.steps[-1], *cells])
+            writer.writerow([group.task, group.label, len(group.seeds), group.steps[-1], group.left_out, *cells])
         for task, controllers in levels.items():
             blank = [""] * (len(columns) - 1)
-            writer.writerows([task, label, "", "", _cell(level), *blank] for label, level in controllers.items())
+            writer.writerows([task, label, "", "", "", _cell(level), *blank] for label, level in controllers.items())
 
 
 def _cell(number: float) -> str:

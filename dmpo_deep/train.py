@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
+import math
+import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from tqdm import tqdm
 
-from dmpo_deep import checkpoint, log
+from dmpo_deep import DEFAULT_PRESET, EVAL_EVERY, checkpoint, log
+from dmpo_deep.config import RunConfig, read_config
 from dmpo_deep.dmpo import DMPO
 from dmpo_deep.envs import ENVIRONMENTS, make_env
 from dmpo_deep.evaluate import evaluate_policy
@@ -24,12 +27,18 @@ from dmpo_deep.presets import get_preset, override
 from dmpo_deep.rollout import Collector
 from dmpo_theory.errors import unknown_name
 
-EVAL_EVERY = 1200
-"""Environment steps between evaluations by default."""
-
 COLUMNS = (
     *("env_steps", "epoch", "train_return", "eval_sampled", "eval_greedy"),
-    *("eval_collisions", "eval_collisions_greedy", "policy_loss", "value_loss", "entropy", "kl", "clip_fraction"),
+    *(
+        "eval_collisions",
+        "eval_collisions_greedy",
+        "policy_loss",
+        "value_loss",
+        "entropy",
+        "kl",
+        "kl_stopped",
+        "clip_fraction",
+    ),
     *("model_loss", "model_error", "model_error_at_horizon", "gradient_steps", "seconds_epoch", "seconds_total"),
 )
 """Columns of ``progress.csv``. Returns are in the paper's unit; blank cells were not measured in that epoch."""
@@ -62,7 +71,7 @@ def train(
     seed: int,
     steps: int,
     out: str | Path,
-    preset: str = "tuned",
+    preset: str = DEFAULT_PRESET,
     overrides: Sequence[str] = (),
     resume: bool = False,
     eval_every: int = EVAL_EVERY,
@@ -71,8 +80,9 @@ def train(
     """Train until ``steps`` environment steps (one step of one copy each, warm-up included) are spent.
 
     Everything is checked before anything is written. A checkpoint is written at every evaluation and at the end; a
-    run that was stopped or killed continues from it bit for bit, and a finished one can be given more steps. The
-    first Ctrl-C lets the epoch finish and writes a checkpoint, the second one stops at once.
+    run that was stopped or killed continues from it bit for bit, and a finished one can be given more steps: then the
+    evaluation at its end is taken back unless it was due. The first Ctrl-C lets the epoch finish and writes a
+    checkpoint, the second one stops at once.
 
     Args:
         task: the task's id.
@@ -90,7 +100,10 @@ def train(
         The run directory.
 
     Raises:
-        ValueError: an unknown name or a value out of range.
+        ValueError: an unknown name, a value out of range, or, with ``resume``, other settings than the run's or a
+            damaged ``config.json`` or ``progress.csv``.
+        CheckpointError: ``resume`` is set, and the checkpoint is damaged or of another run.
+        FloatingPointError: a loss or weight stopped being finite; nothing of that epoch is saved.
         FileExistsError: ``out`` exists and ``resume`` is not set.
         FileNotFoundError: ``resume`` is set and ``out`` has no checkpoint.
         KeyboardInterrupt: after Ctrl-C; the checkpoint is written and the message says how to continue.
@@ -99,82 +112,136 @@ def train(
         if name not in known:
             raise unknown_name(kind, name, known)
     for name, number, least in (("seed", seed, 0), ("steps", steps, 1), ("eval_every", eval_every, 1)):
-        if number < least:
-            raise ValueError(f"{name} = {number}; it must be at least {least}")
+        if not least <= number < 2**63:
+            raise ValueError(f"{name} = {number}; it must be at least {least} and below 2^63")
     chosen = override(get_preset(task, algo, preset), _pairs(overrides))
-    env = make_env(task, chosen.copies, gamma=chosen.gamma, **chosen.environment)
-    learner = ALGORITHMS[algo](env, chosen, seed)
-
-    run = Path(out)
-    config = {
-        **{"task": task, "algo": algo, "seed": seed, "preset_name": preset, "overrides": list(overrides)},
-        **{"eval_every": eval_every, "preset": dataclasses.asdict(chosen), "steps": steps, "versions": log.versions()},
-    }
-    epoch, seconds, after = 0, 0.0, None
+    run, found = Path(out), log.versions()
+    config = RunConfig(task, algo, seed, steps, eval_every, preset, list(overrides), chosen, found)
     if resume:
-        _check_same(run, config)
-        state = checkpoint.load(run / log.CHECKPOINT)
-        learner.load_state_dict(state["learner"])
-        epoch, seconds, after = state["epoch"], state["seconds"], learner.collector.env_steps
+        config = _continued(run, config)
     elif run.exists():
         raise FileExistsError(f"{run} exists; give another --out, or --resume to continue it")
+    env = make_env(task, chosen.copies, gamma=chosen.gamma, **chosen.environment)
+    learner = ALGORITHMS[algo](env, chosen, seed)
+    books, saved = learner.collector, run / log.CHECKPOINT
+    epoch, seconds, rows = 0, 0.0, []
+    if resume:
+        state = checkpoint.load(saved, config.identity)
+        with checkpoint.restoring(saved):
+            learner.load_state_dict(state["learner"])
+            epoch, seconds, safe = int(state["epoch"]), float(state["seconds"]), books.env_steps
+        rows = _record(run, safe, eval_every)
+        if steps < safe and steps != config.latest["steps"]:
+            raise ValueError(f"{run} has spent {safe} steps; give --steps {safe} or more to resume")
+        if steps <= safe:
+            return run
+        _compare(config.latest["versions"], found)
+        config = replace(config, resumed=(*config.resumed, {"steps": steps, "versions": found}))
     run.mkdir(parents=True, exist_ok=resume)
-    log.write_config(run, config)
+    config.write(run)
 
-    books = learner.collector
-    bar = tqdm(total=steps, initial=books.env_steps, unit="step", desc=f"{algo} {task}", disable=not progress)
-    with bar, _interruptible() as stopped, closing(log.RunLog(run, COLUMNS, after)) as record:
-        while books.env_steps < steps and not stopped():
-            start, before = time.perf_counter(), books.env_steps
-            row: dict[str, float | None] = {"epoch": (epoch := epoch + 1), **learner.epoch()}
-            row |= {"env_steps": books.env_steps, "train_return": books.train_return}
-            row["gradient_steps"] = learner.agents.gradient_steps
-            due = books.env_steps // eval_every > before // eval_every or books.env_steps >= steps
-            if due:
-                actor = learner.agents.actor
-                sampled = evaluate_policy(task, actor, chosen.environment)
-                greedy = evaluate_policy(task, actor.greedy, chosen.environment)
-                row |= {"eval_sampled": sampled.mean, "eval_collisions": sampled.collisions}
-                row |= {"eval_greedy": greedy.mean, "eval_collisions_greedy": greedy.collisions}
-                bar.set_postfix(sampled=f"{sampled.mean:.1f}", greedy=f"{greedy.mean:.1f}")
-            seconds += (spent := time.perf_counter() - start)
-            record.write({**row, "seconds_epoch": spent, "seconds_total": seconds})
-            if due or stopped():
-                state = {"learner": learner.state_dict(), "epoch": epoch, "seconds": seconds}
-                checkpoint.save(run / log.CHECKPOINT, state)
-            bar.update(books.env_steps - before)
-    if stopped() and books.env_steps < steps:
+    safe = books.env_steps
+    bar = tqdm(total=steps, initial=safe, unit="step", desc=f"{algo} {task}", disable=not progress)
+    try:
+        with bar, _interruptible() as stopped, closing(log.RunLog(run, COLUMNS, rows)) as record:
+            stop = False
+            while books.env_steps < steps and not stop:
+                start, before = time.perf_counter(), books.env_steps
+                row: dict[str, float | None] = {"epoch": (epoch := epoch + 1), **_learn(learner)}
+                row |= {"env_steps": books.env_steps, "train_return": books.train_return}
+                row["gradient_steps"] = learner.agents.gradient_steps
+                due = _due(before, books.env_steps, eval_every) or books.env_steps >= steps
+                if due:
+                    actor = learner.agents.actor
+                    sampled = evaluate_policy(task, actor, chosen.environment)
+                    greedy = evaluate_policy(task, actor.greedy, chosen.environment)
+                    row |= {"eval_sampled": sampled.mean, "eval_collisions": sampled.collisions}
+                    row |= {"eval_greedy": greedy.mean, "eval_collisions_greedy": greedy.collisions}
+                    bar.set_postfix(sampled=f"{sampled.mean:.1f}", greedy=f"{greedy.mean:.1f}")
+                seconds += (spent := time.perf_counter() - start)
+                record.write({**row, "seconds_epoch": spent, "seconds_total": seconds})
+                stop = stopped()
+                if due or stop:
+                    record.sync()
+                    state = {"learner": learner.state_dict(), "epoch": epoch, "seconds": seconds}
+                    checkpoint.save(saved, config.identity | state)
+                    safe = books.env_steps
+                bar.update(books.env_steps - before)
+    except FloatingPointError as error:
+        raise FloatingPointError(
+            f"epoch {epoch}: {error}; {_kept(run, safe)}. Smaller lr_actor, lr_critic or lr_model may help"
+        ) from error
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(_kept(run, safe)) from None
+    if books.env_steps < steps:
         raise KeyboardInterrupt(
             f"{run} stands at {books.env_steps} of {steps} steps; the same command with --resume continues it"
         )
     return run
 
 
+def _learn(learner: Learner) -> dict[str, float | None]:
+    learned = learner.epoch()
+    bad = [f"{name} = {value}" for name, value in learned.items() if value is not None and not math.isfinite(value)]
+    if bad:
+        raise FloatingPointError(", ".join(bad))
+    return learned
+
+
+def _due(before: int, now: int, eval_every: int) -> bool:
+    return now // eval_every > before // eval_every
+
+
+def _kept(run: Path, safe: int) -> str:
+    if not safe:
+        return f"{run} has no checkpoint yet; start anew in another --out"
+    return f"{run} keeps its checkpoint at {safe} steps; the same command with --resume continues from there"
+
+
+def _record(run: Path, safe: int, eval_every: int) -> list[dict[str, str]]:
+    """The rows up to the checkpoint; the evaluation that only the end of the run called for is taken back."""
+    rows = log.rows_until(run, COLUMNS, safe)
+    before = int(rows[-2]["env_steps"]) if len(rows) > 1 else 0
+    if not _due(before, safe, eval_every):
+        rows[-1] |= {name: "" for name in COLUMNS if name.startswith("eval_")}
+    return rows
+
+
+def _compare(before: Mapping[str, str], now: Mapping[str, str]) -> None:
+    changed = [f"{name} {before.get(name)} -> {now.get(name)}" for name in now if before.get(name) != now[name]]
+    if changed:
+        tqdm.write(f"Versions differ since the last start, so may the last bits: {', '.join(changed)}", sys.stderr)
+
+
 def _pairs(overrides: Sequence[str]) -> dict[str, str]:
+    pairs: dict[str, str] = {}
     for item in overrides:
-        if "=" not in item:
+        key, equals, value = item.partition("=")
+        if not equals:
             raise ValueError(f"override {item!r} is not KEY=VALUE, for example lr_actor=1e-3")
-    return dict(item.split("=", maxsplit=1) for item in overrides)
+        if key in pairs:
+            raise ValueError(f"override {key} is given twice, {pairs[key]} and {value}; leave one out")
+        pairs[key] = value
+    return pairs
 
 
-def _check_same(run: Path, config: Mapping[str, Any]) -> None:
+def _continued(run: Path, asked: RunConfig) -> RunConfig:
+    """The config of the run in ``run``, which must be the one asked for."""
     if not (run / log.CHECKPOINT).is_file():
         raise FileNotFoundError(f"{run} has no checkpoint to resume from; start it anew in another --out")
-    earlier, now = log.read_config(run), json.loads(json.dumps(config))
-    for key in ("task", "algo", "seed", "eval_every"):
-        if earlier[key] != now[key]:
+    config = read_config(run)
+    earlier, now = ({**c.identity, **c.identity["preset"], "eval_every": c.eval_every} for c in (config, asked))
+    for key in now:
+        if key != "preset" and earlier[key] != now[key]:
             raise ValueError(
                 f"{run} was started with {key} = {earlier[key]!r}, not {now[key]!r}; give the same to resume"
             )
-    for key, value in now["preset"].items():
-        if earlier["preset"].get(key) != value:
-            was = earlier["preset"].get(key)
-            raise ValueError(f"{run} was started with {key} = {was!r}, not {value!r}; give the same to resume")
+    return config
 
 
 @contextmanager
 def _interruptible() -> Iterator[Callable[[], bool]]:
-    """Turn the first SIGINT into a flag; the next one acts as before."""
+    """Turn the first SIGINT into a flag and say so; the next one acts as before."""
     hits: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
@@ -184,6 +251,7 @@ def _interruptible() -> Iterator[Callable[[], bool]]:
     def note(number: int, frame: object) -> None:
         hits.append(number)
         signal.signal(signal.SIGINT, previous)
+        os.write(2, b"\nStopping after this epoch; Ctrl-C once more stops at once.\n")  # safe within any other write
 
     signal.signal(signal.SIGINT, note)
     try:

@@ -95,11 +95,14 @@ CONTROLLERS: Mapping[str, Mapping[str, Controller]] = {
 """Task id -> reference controllers by name."""
 
 
+_SIMPLE: Mapping[type, tuple[type, ...]] = {int: (int,), float: (int, float), str: (str,), bool: (bool,)}
+
+
 def make_env(task: str, batch: int, **options: Any) -> NetworkedEnv:
     """``batch`` copies of a task.
 
     Raises:
-        ValueError: a task or an option that does not exist; the message names the nearest one.
+        ValueError: a task or an option that does not exist, naming the nearest one, or a value of the wrong type.
 
     Example:
         >>> make_env("catchup", 4, collision="freeze").graph.n
@@ -108,10 +111,13 @@ def make_env(task: str, batch: int, **options: Any) -> NetworkedEnv:
     if task not in ENVIRONMENTS:
         raise unknown_name("task", task, ENVIRONMENTS)
     factory = ENVIRONMENTS[task]
-    known = [name for name in inspect.signature(factory).parameters if name != "batch"]
-    for name in options:
-        if name not in known:
-            raise unknown_name(f"option of {task}", name, known)
+    kinds = {name: p.annotation for name, p in inspect.signature(factory, eval_str=True).parameters.items()}
+    del kinds["batch"]
+    for name, value in options.items():
+        if name not in kinds:
+            raise unknown_name(f"option of {task}", name, kinds)
+        if (kind := kinds[name]) in _SIMPLE and type(value) not in _SIMPLE[kind]:
+            raise ValueError(f"{name} = {value!r}; this option of {task} must be of type {kind.__name__}")
     return factory(batch, **options)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from dmpo_theory import graph
+from dmpo_theory.errors import require_memory
 
 N, HORIZON, DT = 8, 600, 0.1
 TARGET_HEADWAY, TARGET_SPEED, MAX_SPEED, MAX_ACCELERATION = 20.0, 15.0, 30.0, 2.5
@@ -124,10 +125,12 @@ class Platoon:
             raise ValueError(f"batch = {batch}; at least one copy is needed")
         if collision not in ("end", "freeze"):
             raise ValueError(f"collision = {collision!r}; give 'end' (the episode ends) or 'freeze' (the original)")
-        if not (collision_scale >= 0 and 0 <= gamma < 1):
+        if not (0 <= collision_scale < np.inf and 0 <= gamma < 1):
             raise ValueError(
-                f"collision_scale = {collision_scale}, gamma = {gamma}; give a scale of at least 0 and gamma in [0, 1)"
+                f"collision_scale = {collision_scale}, gamma = {gamma}; give a finite scale of at least 0 and gamma in "
+                "[0, 1)"
             )
+        require_memory(8 * batch * (HORIZON + 9 * N), f"{task} in {batch} copies", "give fewer copies")
         if draws is not None and len(draws) != batch:
             raise ValueError(f"{len(draws)} draws for batch = {batch}; give one per copy")
         self.task, self.graph, self.batch = task, graph.path(N), batch
