@@ -121,3 +121,10 @@ def test_mistakes_name_the_nearest_remedy():
         make_env("catchup", 1, collision="stop")
     with pytest.raises(ValueError, match="one per copy"):
         make_env("catchup", 2, draws=[0.5])
+    with pytest.raises(ValueError, match="give a finite scale"):
+        make_env("catchup", 1, collision_scale=np.inf)
+    for options in ({"collision_scale": "much"}, {"collision": 1}, {"collision_scale": True}):
+        with pytest.raises(ValueError, match="this option of catchup must be of type"):
+            make_env("catchup", 1, **options)
+    with pytest.raises(MemoryError, match=r"catchup in 1000000000000 copies needs .* GiB"):
+        make_env("catchup", 10**12)

@@ -11,7 +11,7 @@ pytest.importorskip("torch")
 import torch
 from safetensors.numpy import save_file
 
-from dmpo_deep.checkpoint import CheckpointError, load, save
+from dmpo_deep.checkpoint import CheckpointError, load, restoring, save
 
 STATE = {
     "nested": {"list": [1, 2.5, None, True], "tuple": (1, "a"), 3: "integer key"},
@@ -80,6 +80,34 @@ def test_other_versions_and_other_files_are_refused(tmp_path):
         load(path)
     with pytest.raises(FileNotFoundError, match="does not exist"):
         load(tmp_path / "missing")
+
+
+@pytest.mark.parametrize("tree", [None, "", "{", '{"tensor": "99999"}', '{"a": 1, "b": 2}', '{"dict": [1]}'])
+def test_a_broken_tree_is_named(tmp_path, tree):
+    path = tmp_path / "c"
+    save_file(
+        {"x": np.zeros(1)},
+        path,
+        metadata={"format": "dmpo-checkpoint/1"} | ({} if tree is None else {"tree": tree}),
+    )
+    with pytest.raises(CheckpointError, match="c is damaged or does not fit its run"):
+        load(path)
+
+
+def test_a_foreign_checkpoint_is_refused(tmp_path):
+    save(tmp_path / "c", {"task": "catchup", "seed": 1})
+    assert load(tmp_path / "c", {"seed": 1})["task"] == "catchup"
+    with pytest.raises(CheckpointError, match="c is of another run: its seed is 1, and the run's is 2"):
+        load(tmp_path / "c", {"seed": 2})
+    save(tmp_path / "c", [1])
+    with pytest.raises(CheckpointError, match="of another run"):
+        load(tmp_path / "c", {"seed": 2})
+
+
+@pytest.mark.parametrize("error", [KeyError, IndexError, RuntimeError, ValueError])
+def test_what_does_not_fit_is_named(tmp_path, error):
+    with pytest.raises(CheckpointError, match=f"does not fit its run \\({error.__name__}: "), restoring(tmp_path):
+        raise error("x")
 
 
 def test_a_failed_save_leaves_the_old_checkpoint(tmp_path):

@@ -168,3 +168,16 @@ def test_rollout_restarts_ended_copies_and_keeps_what_they_reached():
     np.testing.assert_array_equal(restarted[:, :, 0], 0.0)  # everybody at the target speed
     assert (data.step[1:][ended[:-1]] == 0).all()
     assert np.mean(collector.finished) == pytest.approx(-1700, abs=150)
+
+
+def test_data_without_a_reward_are_named():
+    env = make_env("catchup", 1)
+    obs = env.reset(np.random.default_rng(0))
+    data = TransitionBuffer(10)
+    step = np.zeros((1, 1), dtype=np.int64)
+    ended = np.ones((1, 1), dtype=bool)
+    zeros = np.zeros((1, 1, 8), dtype=np.float32)
+    data.add(Trajectory(obs[None], zeros.astype(int), zeros, zeros, obs[None], ended, ~ended, step, zeros[..., 0]))
+    model = LocalModel(env.graph, 1, 5, 4, (8,), 1e-3, torch.Generator().manual_seed(0))
+    with pytest.raises(ValueError, match="all 1 real transitions end the task"):
+        model.fit(data, 1, 4, np.random.default_rng(0))

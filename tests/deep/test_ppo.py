@@ -157,14 +157,62 @@ def test_update_prefers_the_actions_that_paid():
     assert after > before + 0.1
 
 
-def test_passes_stop_at_the_divergence_limit():
-    agents, data, rng = agents_and_data(updates=50, minibatches=2, kl_stop=1e-4)
-    agents.update(data, rng)
-    stopped = agents.gradient_steps
-    assert 2 <= stopped < 20
-    agents, data, rng = agents_and_data(updates=50, minibatches=2, kl_stop=math.inf)
-    agents.update(data, rng)
-    assert agents.gradient_steps == 100
+def flat(net, i):
+    return torch.cat([weight[i].flatten() for weight in net.parameters()]).detach()
+
+
+def test_an_actor_stops_for_good_at_its_divergence_limit_and_its_critic_goes_on():
+    ends = {}
+    for updates, limit in ((1, 1e-9), (20, 1e-9), (20, math.inf)):
+        agents, data, rng = agents_and_data(updates=updates, minibatches=2, kl_stop=limit)
+        logged = agents.update(data, rng)
+        assert agents.gradient_steps == 2 * updates
+        assert logged["kl_stopped"] == pytest.approx(0.95 if limit < 1 < updates else 0.0)
+        ends[updates, limit] = agents
+    moments = [next(iter(a.actor_optimizer.state.values()))["exp_avg"] for a in ends.values()]
+    assert torch.equal(moments[0], moments[1])
+    one, stopped, free = ends.values()
+    for i in range(8):
+        assert torch.equal(flat(one.actor, i), flat(stopped.actor, i))
+        assert not torch.equal(flat(one.actor, i), flat(free.actor, i))
+        assert torch.equal(flat(stopped.critic, i), flat(free.critic, i))
+
+
+def test_kl_is_that_of_the_updated_policies():
+    agents, data, rng = agents_and_data(updates=1, minibatches=1)
+    logged = agents.update(data, rng)
+    with torch.no_grad():
+        new = agents.actor.log_probabilities(agents.actor.net.gather(torch.from_numpy(data.obs)))
+    action = torch.from_numpy(data.action).flatten(end_dim=1).T[..., None]
+    change = new.gather(-1, action)[..., 0] - torch.from_numpy(data.log_prob).flatten(end_dim=1).T
+    assert logged["kl"] == pytest.approx(float((change.exp() - 1 - change).mean()), rel=1e-4)
+    assert logged["kl"] > 1e-6
+
+
+def test_learning_is_local_even_when_some_agents_stop():
+    """Rewards of vehicle 7 reach critics within kappa_critic of it and nobody else, whoever exceeds the limit."""
+    ends = []
+    for bonus in (0.0, 50.0):
+        agents, data, rng = agents_and_data(
+            updates=6, minibatches=2, kl_stop=5e-4, normalize_advantage=False, lr_actor=3e-3, reward_scale=1.0
+        )
+        reward = data.reward.copy()
+        reward[..., 7] += bonus * (data.action[..., 7] == 1)
+        logged = agents.update(replace(data, reward=reward), rng)
+        assert 0 < logged["kl_stopped"] < 1
+        ends.append((agents, logged["kl_stopped"]))
+    (plain, stopped), (moved, more) = ends
+    assert stopped != more, "the far reward must change who stops, or the test shows nothing"
+    for i in range(8):
+        hears = 7 - i <= plain.preset.kappa_critic
+        assert torch.equal(flat(plain.actor, i), flat(moved.actor, i)) != hears
+        assert torch.equal(flat(plain.critic, i), flat(moved.critic, i)) == (i != 7)
+
+
+def test_weights_that_are_not_finite_are_reported():
+    agents, data, rng = agents_and_data(lr_critic=1e30, updates=4)
+    with pytest.raises(FloatingPointError, match=r"weights of the critic are not finite any more for agents \[0, 1"):
+        agents.update(data, rng)
 
 
 def test_bootstrap_is_detached():

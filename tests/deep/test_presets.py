@@ -8,7 +8,17 @@ import pytest
 
 pytest.importorskip("torch")
 
-from dmpo_deep.presets import PRESETS, ModelPreset, Preset, from_config, get_preset, override
+from dmpo_deep.presets import (
+    _PAPER,
+    _PAPER_MODEL,
+    PRESETS,
+    ModelPreset,
+    Preset,
+    from_config,
+    get_preset,
+    override,
+    to_config,
+)
 from dmpo_deep.train import ALGORITHMS
 
 
@@ -24,7 +34,7 @@ def test_every_preset_survives_json(task, algo):
     assert algo in ALGORITHMS
     for preset in PRESETS[task, algo].values():
         for changed in (preset, override(preset, {"kappa_critic": "inf", "environment.collision": "freeze"})):
-            stored = json.loads(json.dumps(dataclasses.asdict(changed)))
+            stored = json.loads(json.dumps(to_config(changed), allow_nan=False))
             assert from_config(task, algo, stored) == changed
 
 
@@ -58,11 +68,47 @@ def test_overrides_take_the_type_of_the_field():
         ({"hidden": "0"}, "widths of at least 1"),
         ({"kappa_critic": "1.5"}, "kappa_critic: kappa = 1.5"),
         ({"kappa_policy": "-1"}, "kappa_policy: kappa = -1"),
+        ({"minibatches": "601"}, "minibatches = 601 exceeds the 600 samples of an update"),
+        ({"environment.gamma": "0.9"}, "environment.gamma is not yours to set; set gamma=VALUE instead"),
+        ({"environment.batch": "2"}, "set copies=VALUE instead"),
+        ({"environment.draws": "2"}, "environment.draws is not yours"),
     ],
 )
 def test_mistakes_name_key_value_and_remedy(values, message):
     with pytest.raises(ValueError, match=message):
         override(Preset(), values)
+
+
+def test_minibatches_of_a_model_rollout_come_from_the_model_rollout():
+    with pytest.raises(ValueError, match=r"exceeds the 50 samples .* branches \* model_horizon = 50 must grow"):
+        ModelPreset(branches=10, model_horizon=5, minibatches=51)
+    assert ModelPreset(branches=10, model_horizon=60, minibatches=600, copies=1, rollout_steps=10).batch == 600
+
+
+@pytest.mark.parametrize("text", ["()" * 400, "[" * 5000, "\0", "{[]: 1}"])
+def test_environment_options_of_any_shape_are_text(text):
+    assert override(Preset(), {"environment.collision": text}).environment["collision"] == text
+
+
+def test_paper_presets_spell_out_every_field():
+    for presets, given in (("dppo", _PAPER), ("dmpo", {**_PAPER, **_PAPER_MODEL})):
+        assert {f.name for f in dataclasses.fields(get_preset("catchup", presets, "paper"))} == set(given)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"extra": 1}, "missing or unknown: extra"),
+        ({"gamma": None}, "gamma = None is not a number"),
+        ({"hidden": [64, "x"]}, "is not integers"),
+        ({"updates": True}, "updates = True is not an integer"),
+        ({"environment": 3}, "environment = 3 is no table"),
+        ({"gamma": 2}, "gamma = 2 is out of range"),
+    ],
+)
+def test_stored_presets_are_checked(change, message):
+    with pytest.raises(ValueError, match=message):
+        from_config("catchup", "dppo", to_config(get_preset("catchup", "dppo")) | change)
 
 
 def test_model_free_algorithms_have_no_model_fields():

@@ -1,6 +1,7 @@
 """Learning curves and tables from run directories alone."""
 
 import csv
+import shutil
 
 import numpy as np
 import pytest
@@ -8,12 +9,15 @@ import pytest
 pytest.importorskip("torch")
 
 from dmpo_deep import log
+from dmpo_deep.config import RunConfig
+from dmpo_deep.envs import CONTROLLERS, Controller
+from dmpo_deep.presets import get_preset
 from dmpo_deep.report import collect, interquartile_mean, plot
 
 
 def fake_run(folder, algo="dppo", seed=0, steps=(1000, 2000), levels=(-900.0, -80.0)):
     folder.mkdir()
-    log.write_config(folder, {"task": "catchup", "algo": algo, "seed": seed, "preset_name": "tuned", "overrides": []})
+    RunConfig("catchup", algo, seed, 2000, 1000, "tuned", [], get_preset("catchup", algo), {}).write(folder)
     rows = [{"env_steps": 500}]
     rows += [
         {"env_steps": t, "eval_sampled": x - seed, "eval_greedy": x / 2} for t, x in zip(steps, levels, strict=True)
@@ -43,6 +47,56 @@ def test_figure_and_table_of_two_algorithms(tmp_path):
         curve = [row for row in csv.DictReader(file) if row["label"] == "DPPO" and row["score"] == "eval_sampled"]
     assert [row["env_steps"] for row in curve] == ["1000", "2000"]
     assert curve[1]["scores_by_seed"] == "-80;-81;-82;-83"
+
+
+def test_no_controller_is_lost_and_no_folder_overwritten(tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    from matplotlib.axes import Axes
+
+    known = CONTROLLERS["catchup"] | {
+        f"also {k}": Controller(f"also {k}", CONTROLLERS["catchup"]["always"].policy) for k in range(3)
+    }
+    monkeypatch.setitem(CONTROLLERS, "catchup", known)
+    drawn, original = [], Axes.axhline
+    monkeypatch.setattr(Axes, "axhline", lambda *a, **k: (drawn.append(k["label"]), original(*a, **k))[1])
+    run, out = fake_run(tmp_path / "run"), tmp_path / "out"
+    short = fake_run(tmp_path / "short", seed=1, steps=(1000,), levels=(-5.0,))
+    plot([run, short], out)
+    assert drawn == [controller.label for controller in known.values()]
+    assert collect([run, short])[0].left_out == 1
+    with pytest.raises(FileExistsError, match="exists; give another --out, or --overwrite"):
+        plot([run], out)
+    assert plot([run], out, overwrite=True) == out
+    before = sorted(path.name for path in run.iterdir())
+    with pytest.raises(FileExistsError, match="is a run directory; give another --out"):
+        plot([run], run, overwrite=True)
+    with pytest.raises(FileExistsError, match="exists"):
+        plot([run], run / log.PROGRESS, overwrite=True)
+    assert sorted(path.name for path in run.iterdir()) == before
+
+
+def test_progress_may_end_in_half_a_line_and_nothing_worse(tmp_path):
+    run = fake_run(tmp_path / "run")
+    path = run / log.PROGRESS
+    whole = path.read_text()
+    path.write_text(whole + "3000,-1")
+    assert [row["env_steps"] for row in log.read_progress(run)] == [500, 1000, 2000]
+    for damage, message in (
+        ("3000,-1\n", "line 5: 2 cells for 3 columns"),
+        ("x,1,2\n", "env_steps = 'x' is no number"),
+    ):
+        path.write_text(whole + damage)
+        with pytest.raises(ValueError, match=f"progress.csv, line 5: .*{message.split(': ')[-1]}"):
+            collect([run])
+    path.write_text("\n".join(whole.splitlines()[:2]) + "\n")
+    with pytest.raises(ValueError, match="run has no evaluation yet; train it further"):
+        collect([run])
+    path.write_text("")
+    with pytest.raises(ValueError, match="has no evaluation yet"):
+        collect([run])
+    shutil.rmtree(run)
+    with pytest.raises(FileNotFoundError):
+        collect([run])
 
 
 def test_interquartile_mean_ignores_the_outer_quarters():

@@ -2,8 +2,10 @@
 
 import csv
 import json
+import math
 import shutil
 import signal
+import subprocess
 
 import numpy as np
 import pytest
@@ -12,16 +14,22 @@ pytest.importorskip("torch")
 
 import torch
 
-from dmpo_deep import log
-from dmpo_deep.checkpoint import load
+from dmpo_deep import cli, log
+from dmpo_deep.checkpoint import CheckpointError, load, save
+from dmpo_deep.config import CONFIG, read_config
 from dmpo_deep.envs import CONTROLLERS
 from dmpo_deep.evaluate import evaluate, evaluate_policy
+from dmpo_deep.report import collect
 from dmpo_deep.train import ALGORITHMS, COLUMNS, train
 
 SMALL = {
     "dmpo": ("rollout_steps=50", "warmup_steps=50", "branches=16", "model_horizon=5", "model_steps=5", "hidden=8"),
     "dppo": ("rollout_steps=50", "hidden=8", "updates=2"),
 }
+
+
+def files(run):
+    return {path.name: path.read_bytes() for path in run.iterdir()}
 
 
 def small(algo, out, steps=1200, **options):
@@ -113,7 +121,8 @@ def test_a_finished_run_can_be_given_more_steps(finished, tmp_path):
     straight = small(algo, tmp_path / "straight", steps=1600)
     assert_same(load(run / log.CHECKPOINT), load(straight / log.CHECKPOINT))
     assert timeless(run) == timeless(straight)
-    assert log.read_config(run)["steps"] == 1600
+    config = read_config(run)
+    assert (config.steps, [start["steps"] for start in config.resumed]) == (1200, [1600])
     assert small(algo, run, steps=1600, resume=True) == run
     assert timeless(run) == timeless(straight)
 
@@ -152,7 +161,7 @@ def test_seeds_differ(finished, tmp_path):
 
 def test_the_run_directory_tells_everything(finished):
     algo, run = finished
-    config = json.loads((run / log.CONFIG).read_text())
+    config = json.loads((run / CONFIG).read_text())
     assert (config["task"], config["algo"], config["seed"], config["steps"]) == ("catchup", algo, 3, 1200)
     assert config["overrides"] == list(SMALL[algo])
     assert config["preset"]["rollout_steps"] == 50
@@ -204,6 +213,10 @@ def test_reference_controllers_have_the_published_levels():
         ({"overrides": ["environment.colision=end"]}, "did you mean 'collision'"),
         ({"steps": 0}, "steps = 0; it must be at least 1"),
         ({"seed": -1}, "seed = -1"),
+        ({"seed": 2**64}, "seed = 18446744073709551616; it must be at least 0 and below"),
+        ({"overrides": ["clip=0.1", "clip=0.2"]}, "override clip is given twice, 0.1 and 0.2"),
+        ({"overrides": ["environment.gamma=0.5"]}, "set gamma=VALUE instead"),
+        ({"overrides": ["environment.collision_scale=x"]}, "must be of type float"),
     ],
 )
 def test_mistakes_are_refused_before_anything_is_written(tmp_path, options, message):
@@ -226,8 +239,184 @@ def test_existing_directories_and_missing_checkpoints_are_refused(finished, tmp_
         small(algo, run, resume=True, overrides=[*SMALL[algo], "clip=0.3"])
 
 
+def test_an_evaluation_only_the_end_called_for_is_taken_back(tmp_path):
+    run = small("dppo", tmp_path / "more", steps=1000)
+    assert log.read_progress(run)[-1]["eval_sampled"] is not None
+    small("dppo", run, steps=1600, resume=True)
+    straight = small("dppo", tmp_path / "straight", steps=1600)
+    assert timeless(run) == timeless(straight)
+
+
+@pytest.mark.parametrize("what", ["loss", "weights"])
+def test_what_is_not_finite_ends_the_run_before_it_is_saved(tmp_path, monkeypatch, what):
+    kind, original = ALGORITHMS["dppo"], ALGORITHMS["dppo"].epoch
+
+    def epoch(self):
+        if self.collector.env_steps == 600 and what == "weights":
+            with torch.no_grad():
+                self.agents.actor.net.weight[0][3, 0, 0] = math.nan
+        logged = original(self)
+        return logged | {"value_loss": math.inf} if self.collector.env_steps == 800 else logged
+
+    monkeypatch.setattr(kind, "epoch", epoch)
+    at = r"epoch 4: (weights of the actor .* agents \[3\]|value_loss = inf); .* keeps its checkpoint at 400 steps"
+    with pytest.raises(FloatingPointError, match=at):
+        small("dppo", tmp_path / "run")
+    run = tmp_path / "run"
+    assert load(run / log.CHECKPOINT)["epoch"] == 2
+    assert log.read_progress(run)[-1]["env_steps"] == 600
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda text: "", "has no row of 1200"),
+        (lambda text: text[: text.rindex("1200")], "ends at env_steps = 1000 and has no row of 1200, where the checkp"),
+        (lambda text: text[:-3], "ends at env_steps = 1000"),
+        (lambda text: text + "1,2\n", "2 cells for 19 columns"),
+        (lambda text: text.replace("entropy", "entropie"), "other columns"),
+        (None, "has no progress.csv"),
+    ],
+)
+def test_resuming_a_damaged_record_writes_nothing(tmp_path, finished, damage, message):
+    algo, whole = finished
+    run = shutil.copytree(whole, tmp_path / "run")
+    path = run / log.PROGRESS
+    if damage:
+        path.write_text(damage(path.read_text()))
+    else:
+        path.unlink()
+    before = files(run)
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        small(algo, run, steps=1600, resume=True)
+    assert files(run) == before
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda c: "", "Expecting value"),
+        (lambda c: json.dumps(c)[:100], "damaged"),
+        (lambda c: "[]", "no JSON object"),
+        (lambda c: json.dumps({k: v for k, v in c.items() if k != "seed"}), "missing or unknown: seed"),
+        (lambda c: json.dumps(c | {"task": "x"}), "on task 'x'"),
+        (lambda c: json.dumps(c | {"algo": "x"}), "no algorithm 'x'"),
+        (lambda c: json.dumps(c | {"seed": "x"}), "seed = 'x' is no int"),
+        (lambda c: json.dumps(c | {"preset": {}}), "hyper-parameters missing or unknown"),
+        (lambda c: json.dumps(c | {"preset": c["preset"] | {"environment": {"x": 1}}}), "unknown option of catchup"),
+    ],
+)
+def test_a_damaged_config_is_named_by_all_who_read_it(tmp_path, finished, damage, message):
+    algo, whole = finished
+    run = shutil.copytree(whole, tmp_path / "run")
+    (run / CONFIG).write_text(damage(json.loads((run / CONFIG).read_text())))
+    before = files(run)
+    for read in (lambda: small(algo, run, resume=True), lambda: evaluate(run), lambda: collect([run])):
+        with pytest.raises(
+            ValueError, match=rf"config\.json is damaged: .*{message}.*restore it from a copy|{message}"
+        ):
+            read()
+    assert files(run) == before
+
+
+def test_checkpoints_of_other_runs_and_with_parts_missing_are_refused(tmp_path, finished):
+    algo, whole = finished
+    other = small(algo, tmp_path / "other", seed=4, steps=400)
+    run = shutil.copytree(whole, tmp_path / "run")
+    shutil.copy(other / log.CHECKPOINT, run / log.CHECKPOINT)
+    for read in (lambda: small(algo, run, resume=True, steps=1600), lambda: evaluate(run)):
+        with pytest.raises(CheckpointError, match="of another run: its seed is 4, and the run's is 3"):
+            read()
+    state = load(whole / log.CHECKPOINT)
+    del state["learner"]["agents"]["actor"]["net.weight.0"]
+    save(run / log.CHECKPOINT, state)
+    for read in (lambda: small(algo, run, resume=True, steps=1600), lambda: evaluate(run)):
+        with pytest.raises(CheckpointError, match="is damaged or does not fit its run"):
+            read()
+
+
+def test_resuming_says_when_versions_differ_and_refuses_fewer_steps_than_spent(tmp_path, finished, capsys):
+    algo, whole = finished
+    run = shutil.copytree(whole, tmp_path / "run")
+    config = json.loads((run / CONFIG).read_text())
+    (run / CONFIG).write_text(json.dumps(config | {"versions": config["versions"] | {"torch": "1.0"}}))
+    before = files(run)
+    with pytest.raises(ValueError, match="has spent 1200 steps; give --steps 1200 or more"):
+        small(algo, run, steps=1000, resume=True)
+    assert files(run) == before
+    small(algo, run, steps=1400, resume=True)
+    assert f"torch 1.0 -> {torch.__version__}" in capsys.readouterr().err
+    assert read_config(run).versions["torch"] == "1.0"
+    assert [start["versions"]["torch"] for start in read_config(run).resumed] == [torch.__version__]
+
+
+def test_ctrl_c_says_what_it_does_and_twice_what_is_kept(tmp_path, monkeypatch, capfd):
+    kind, original = ALGORITHMS["dppo"], ALGORITHMS["dppo"].epoch
+
+    def epoch(self):
+        if self.collector.env_steps == 600:
+            signal.raise_signal(signal.SIGINT)
+            assert "Stopping after this epoch" in capfd.readouterr().err
+            signal.raise_signal(signal.SIGINT)
+        return original(self)
+
+    monkeypatch.setattr(kind, "epoch", epoch)
+    with pytest.raises(
+        KeyboardInterrupt, match="run keeps its checkpoint at 400 steps; the same command with --resume"
+    ):
+        small("dppo", tmp_path / "run")
+
+
+def test_evaluate_checks_where_to_write_before_it_works(tmp_path, monkeypatch):
+    out = tmp_path / "e.csv"
+    evaluate("catchup", "always", out)
+    monkeypatch.setattr("dmpo_deep.evaluate.evaluate_policy", lambda *a: pytest.fail("worked before it checked"))
+    with pytest.raises(FileExistsError, match=r"e\.csv exists; give another file"):
+        evaluate("catchup", "always", out)
+    with pytest.raises(FileExistsError, match="exists"):
+        evaluate("catchup", "always", tmp_path, overwrite=True)
+    with pytest.raises(FileNotFoundError, match="is no folder to write x in"):
+        evaluate("catchup", "always", tmp_path / "none" / "x")
+    monkeypatch.undo()
+    evaluate("catchup", "random", out, overwrite=True)
+    assert "random" in out.read_text()
+
+
+def test_the_commit_is_that_of_a_repository_that_tracks_the_code(tmp_path, monkeypatch):
+    for arguments in (
+        ["init", "-q"],
+        ["-c", "user.name=x", "-c", "user.email=x@x", "commit", "-qm", "x", "--allow-empty"],
+    ):
+        subprocess.run(["git", *arguments], cwd=tmp_path, check=True)
+    (tmp_path / "log.py").touch()
+    monkeypatch.setattr(log, "__file__", str(tmp_path / "log.py"))
+    assert "commit" not in log.versions()
+    subprocess.run(["git", "add", "log.py"], cwd=tmp_path, check=True)
+    assert "commit" in log.versions()
+
+
 def test_dppo_learns_to_use_its_gains(tmp_path):
     run = train("catchup", "dppo", seed=1, steps=18_000, out=tmp_path / "run", eval_every=18_000, progress=False)
     rows = log.read_progress(run)
     returns = [row["train_return"] for row in rows if row["train_return"] is not None]
     assert max(returns[-8:]) > -400 > -1400 > np.mean(returns[:5])
+
+
+def test_the_command_line_takes_overrides_in_either_form_and_says_where_results_lie(tmp_path, monkeypatch, capsys):
+    seen = []
+    monkeypatch.setattr("dmpo_deep.train.train", lambda *a, overrides, **k: seen.append(overrides))
+    for given in (
+        ["--set", "a=1", "--set", "b=2"],
+        ["--set", "a=1", "b=2"],
+        ["--set", "a=1", "b=2", "--set", "c=3"],
+        [],
+    ):
+        assert cli.main(["train", "catchup", *given]) == 0
+    assert seen == [["a=1", "b=2"], ["a=1", "b=2"], ["a=1", "b=2", "c=3"], []]
+    out = tmp_path / "e.csv"
+    evaluation = ["evaluate", "catchup", "--controller", "always", "--out", str(out)]
+    assert cli.main(evaluation) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"Results: {out}"
+    assert cli.main(evaluation) == 2
+    assert "exists" in capsys.readouterr().err
+    assert cli.main([*evaluation, "--overwrite"]) == 0
