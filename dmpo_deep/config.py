@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from dmpo_deep.envs import make_env
-from dmpo_deep.presets import Preset, from_config, to_config
+from dmpo_deep.presets import PARSERS, PRESETS, Preset, get_preset
 
 CONFIG = "config.json"
 
@@ -75,6 +76,54 @@ def read_config(run: Path) -> RunConfig:
         return RunConfig(**{**values, "preset": preset, "resumed": tuple(values["resumed"])})
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged: {error}; restore it from a copy, or train again") from error
+
+
+def to_config(preset: Preset) -> dict[str, Any]:
+    """``preset`` in plain JSON: lists for tuples, ``"inf"`` for infinity.
+
+    Example:
+        >>> to_config(Preset(kappa_critic=math.inf))["kappa_critic"]
+        'inf'
+    """
+    return {key: _plain(value) for key, value in asdict(preset).items()}
+
+
+def from_config(task: str, algo: str, values: Mapping[str, Any]) -> Preset:
+    """The preset that :func:`to_config` has turned into ``values``.
+
+    Raises:
+        ValueError: an unknown task or algorithm, a missing or unknown field, a value of the wrong type or out of range.
+    """
+    if (task, algo) not in PRESETS:
+        raise ValueError(f"no algorithm {algo!r} on task {task!r}")
+    kind = type(get_preset(task, algo))
+    kinds, known = get_type_hints(kind), {f.name for f in fields(kind)}
+    if odd := sorted(known ^ values.keys()):
+        raise ValueError(f"hyper-parameters missing or unknown: {', '.join(odd)}")
+    result: dict[str, Any] = {}
+    for key, value in values.items():
+        if key != "environment" and not _STORED[kinds[key]](value):
+            raise ValueError(f"{key} = {value!r} is not {PARSERS[kinds[key]][1]}")
+        result[key] = tuple(value) if isinstance(value, list) else math.inf if value == "inf" else value
+    if not isinstance(result["environment"], dict):
+        raise ValueError(f"environment = {result['environment']!r} is no table of options")
+    return kind(**result)
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else "inf" if value == math.inf else value
+
+
+def _is(value: Any, *kinds: type) -> bool:
+    return isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool))
+
+
+_STORED: Mapping[Any, Callable[[Any], bool]] = {
+    int: lambda x: _is(x, int),
+    float: lambda x: x == "inf" or _is(x, int, float),
+    bool: lambda x: _is(x, bool),
+    tuple[int, ...]: lambda x: isinstance(x, list) and all(_is(width, int) for width in x),
+}
 
 
 _KINDS: Mapping[str, type] = {

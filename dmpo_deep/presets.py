@@ -196,54 +196,6 @@ def get_preset(task: str, algo: str, name: str = DEFAULT_PRESET) -> Preset:
     return known[name]
 
 
-def to_config(preset: Preset) -> dict[str, Any]:
-    """``preset`` in plain JSON: lists for tuples, ``"inf"`` for infinity.
-
-    Example:
-        >>> to_config(Preset(kappa_critic=math.inf))["kappa_critic"]
-        'inf'
-    """
-    return {key: _plain(value) for key, value in dataclasses.asdict(preset).items()}
-
-
-def from_config(task: str, algo: str, values: Mapping[str, Any]) -> Preset:
-    """The preset that :func:`to_config` has turned into ``values``.
-
-    Raises:
-        ValueError: an unknown task or algorithm, a missing or unknown field, a value of the wrong type or out of range.
-    """
-    if (task, algo) not in PRESETS:
-        raise ValueError(f"no algorithm {algo!r} on task {task!r}")
-    kind = type(get_preset(task, algo))
-    kinds, known = get_type_hints(kind), {f.name for f in dataclasses.fields(kind)}
-    if odd := sorted(known ^ values.keys()):
-        raise ValueError(f"hyper-parameters missing or unknown: {', '.join(odd)}")
-    fields: dict[str, Any] = {}
-    for key, value in values.items():
-        if key != "environment" and not _STORED[kinds[key]](value):
-            raise ValueError(f"{key} = {value!r} is not {_PARSERS[kinds[key]][1]}")
-        fields[key] = tuple(value) if isinstance(value, list) else math.inf if value == "inf" else value
-    if not isinstance(fields["environment"], dict):
-        raise ValueError(f"environment = {fields['environment']!r} is no table of options")
-    return kind(**fields)
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else "inf" if value == math.inf else value
-
-
-def _is(value: Any, *kinds: type) -> bool:
-    return isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool))
-
-
-_STORED: Mapping[Any, Callable[[Any], bool]] = {
-    int: lambda x: _is(x, int),
-    float: lambda x: x == "inf" or _is(x, int, float),
-    bool: lambda x: _is(x, bool),
-    tuple[int, ...]: lambda x: isinstance(x, list) and all(_is(width, int) for width in x),
-}
-
-
 def override(preset: Preset, values: Mapping[str, str]) -> Preset:
     """``preset`` with fields replaced by values written as strings, as on a command line.
 
@@ -269,7 +221,7 @@ def override(preset: Preset, values: Mapping[str, str]) -> Preset:
 
 
 def _parse(key: str, text: str, kind: Any) -> Any:
-    parser, wanted = _PARSERS[kind]
+    parser, wanted = PARSERS[kind]
     try:
         return parser(text)
     except (ValueError, KeyError):
@@ -280,15 +232,16 @@ def _literal(text: str) -> Any:
     """An integer, a number, true or false, and else the text itself; the environment checks what it gets."""
     for kind in (int, float, bool):
         try:
-            return _PARSERS[kind][0](text)
+            return PARSERS[kind][0](text)
         except (ValueError, KeyError):
             pass
     return text
 
 
-_PARSERS: Mapping[Any, tuple[Callable[[str], Any], str]] = {
+PARSERS: Mapping[Any, tuple[Callable[[str], Any], str]] = {
     int: (int, "an integer"),
     float: (float, "a number"),
     bool: (lambda text: {"true": True, "false": False}[text.lower()], "true or false"),
     tuple[int, ...]: (lambda text: tuple(int(width) for width in text.split(",")), "integers joined by commas"),
 }
+"""Type of a field -> how to read it from a string, and what it is called in errors."""

@@ -8,16 +8,15 @@ import pytest
 
 pytest.importorskip("torch")
 
+from dmpo_deep.config import from_config, to_config
 from dmpo_deep.presets import (
     _PAPER,
     _PAPER_MODEL,
     PRESETS,
     ModelPreset,
     Preset,
-    from_config,
     get_preset,
     override,
-    to_config,
 )
 from dmpo_deep.train import ALGORITHMS
 
