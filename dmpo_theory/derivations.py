@@ -35,7 +35,7 @@ n, n_in, n_hit, L, q, T = sp.symbols("n N n_1 L q T", integer=True, positive=Tru
 t, j, ell = sp.symbols("t j ell", integer=True)
 r, g, span, D, beta, epsilon = sp.symbols(r"r_{\max} g_{\max} \mathrm{span} D beta epsilon", positive=True)
 a, b, c, d = sp.symbols("a b c d", nonnegative=True)
-V, theta, old, rho, low = sp.symbols(r"V theta theta_{old} rho F_{\min}", real=True)
+V, theta, old, rho, low = sp.symbols(r"V theta \theta_{\mathrm{old}} rho F_{\min}", real=True)
 distance = sp.IndexedBase("d", positive=True, integer=True)
 pi = sp.Function("pi", positive=True)
 
@@ -54,6 +54,7 @@ EQ16 = x * gamma ** (kappa + 1) * r * g
 EQ17 = (1 - x) * gamma ** (kappa - 1) / (1 - gamma) * r * g
 HALF = span / 2 * g * gamma ** (kappa + 1) / (1 - gamma)
 WEIGHTS = 3 * gamma ** (2 * q + 1) + 4 * gamma ** (q + 1) * (1 - gamma**q) / (1 - gamma)
+EXPONENT = Max(ell, kappa + 1 - ell)
 FLOOR = 2 * gamma ** (2 - q) / (q + 1)
 COIN = 1 / (1 + exp(-theta))
 SLOPE = Derivative(-COIN * log(COIN) - (1 - COIN) * log(1 - COIN), theta)
@@ -97,7 +98,7 @@ _THEOREM1 = (
     ),
     _identity(
         ("T1.4", "Eq. 12"),
-        (_tail(kappa, 2 * r) / EQ12, sp.Integer(2)),
+        (_tail(kappa, 2 * r), 2 * EQ12),
         r"Rewards of both signs may have $\mathrm{span}=2r_{\max}$: twice what is printed.",
     ),
     _identity(
@@ -122,7 +123,7 @@ _THEOREM1 = (
 _EQ4 = (
     _identity(
         ("E4.1", "Eq. 4"),
-        (_tail(sp.S.One, 2 * r) / EQ12, 2 * gamma ** (1 - kappa)),
+        (_tail(sp.S.One, 2 * r), 2 * gamma ** (1 - kappa) * EQ12),
         r"If $p_i$ reads $N_i^\kappa$, then $R=\kappa$ and $t^*=1$ for every $\kappa\ge1$: nothing decays, and "
         "the ratio to Eq. 12 has no bound.",
     ),
@@ -136,12 +137,12 @@ _AS_PRINTED = (
     ),
     _identity(
         ("T2.2", "Eq. 16"),
-        (gamma * EQ12 * x * g, x * gamma ** (kappa + 1) / (1 - gamma) * r * g),
+        (gamma * x * _tail(kappa, r) * g, x * gamma ** (kappa + 1) / (1 - gamma) * r * g),
         r"The first line of Eq. 16 and Eq. 12 give this, with $x=|N_i^\kappa|/n$.",
     ),
     _identity(
         ("T2.3", "Eq. 16"),
-        (gamma * EQ12 * x * g / EQ16, 1 / (1 - gamma)),
+        (gamma * x * _tail(kappa, r) * g, EQ16 / (1 - gamma)),
         "The second line of Eq. 16 is smaller by a factor that got lost. The closing sum has it again.",
     ),
     _identity(
@@ -159,7 +160,7 @@ _AS_PRINTED = (
 _READING_I = (
     _at_most(
         ("T2i.1", "after Eq. 15"),
-        ((low + span * share - (low + span / 2)) ** 2, (span / 2) ** 2, span**2 * share * (1 - share)),
+        ((span * share - span / 2) ** 2, (span / 2) ** 2, span**2 * share * (1 - share)),
         "The score does not see a constant: subtract the mid-range, and at most half the oscillation is left. "
         r"Hence the score lemma, $\|E[f(s')\nabla\log\pi_i\mid s]\|\le\frac12\mathrm{osc}_i(f)\,g_{\max}$.",
     ),
@@ -188,7 +189,7 @@ _READING_I = (
     ),
     _identity(
         ("T2i.5", "Eq. 17, corrected"),
-        (EQ17 / ((1 - x) * HALF.subs(span, 2 * r)), gamma**-2),
+        (EQ17, (1 - x) * HALF.subs(span, 2 * r) / gamma**2),
         "So the printed Eq. 17 is loose by this factor: nothing is felt before step $d$, which is later than "
         r"$\kappa-2$.",
     ),
@@ -223,12 +224,12 @@ _READING_I = (
         (gamma**2 * (1 + x) / 2, 1 - (1 - gamma**2) * x),
         Rational(1, 2),
         (gamma**2 * (1 - x), 2 * (1 - x)),
-        r"With $\mathrm{span}=r_{\max}$ the corrected sum is half of that,",
+        r"With $\mathrm{span}=r_{\max}$ the corrected sum is half of that.",
     ),
     _at_most(
         ("T2i.11", "Eq. 14, one sign"),
         (gamma**2 * (1 + x) / 2, 1 - (1 - gamma**2) * x, (1 - x) * (2 - gamma**2) / 2),
-        "and Eq. 14 always covers it: it holds for rewards of one sign.",
+        "Eq. 14 always covers that: it holds for rewards of one sign.",
     ),
     _at_most(
         ("T2i.12", "Eq. 14, matched law"),
@@ -238,14 +239,17 @@ _READING_I = (
     ),
     _identity(
         ("T2i.13", "Eq. 14, stars"),
-        (gamma**2 / (1 - gamma) * r * g * 2 * L / (L + 1) / _eq14(sp.S.One, sp.S.Zero), 2 * L / (L + 1)),
+        (
+            Sum(gamma * 2 * 2 * r * gamma / (1 - gamma) / (2 * (L + 1)) * g, (j, 1, L)),
+            2 * L / (L + 1) * Subs(EQ14, (x, kappa), (1, 1)),
+        ),
         r"The centre of a star with $L\ge2$ leaves, $\kappa=1$: all agents are inside, $x=1$, and all but the "
-        r"centre miss something. Two leaves give $4/3$, whatever $\gamma$ is;",
+        r"centre miss something. Two leaves give $4/3$, whatever $\gamma$ is.",
     ),
     _at_most(
         ("T2i.14", "Eq. 14, stars"),
         (2 * L / (L + 1), sp.Integer(2), 2 / (L + 1)),
-        "more give more, up to 2.",
+        "More leaves give more, up to 2.",
     ),
     _identity(
         ("T2i.15", "Theorem 2, law of the state"),
@@ -258,27 +262,23 @@ _READING_I = (
 _READING_II = (
     _at_most(
         ("T2ii.1", "Eq. 14, reading (ii)"),
-        (q + 1, Max(q + 1 + e, q - e), e),
-        r"An agent $\ell$ hops away has $\kappa+1-\ell$ to the unseen, and exponent $\max(\ell,\kappa+1-\ell)$. "
-        r"For $\kappa=2q$ this is at least $q+1$, at $\ell=q+1+e$ and, the same, at $\ell=q-e$;",
+        ((kappa + 1) / 2, EXPONENT, sp.Abs(2 * ell - kappa - 1) / 2),
+        r"An agent $\ell$ hops away has $\kappa+1-\ell$ to the unseen, and exponent $\max(\ell,\kappa+1-\ell)$. That "
+        r"is an integer, so at least $\lceil(\kappa+1)/2\rceil$.",
     ),
-    _at_most(
+    _identity(
         ("T2ii.2", "Eq. 14, reading (ii)"),
-        (q + 1, Max(q + 1 + e, q + 1 - e), e),
-        r"for $\kappa=2q+1$ likewise, at $\ell=q+1\pm e$.",
+        (Subs(EXPONENT, (kappa, ell), (2 * q, q)), Subs(ceiling((kappa + 1) / 2), kappa, 2 * q)),
+        r"For even $\kappa$ this is attained.",
     ),
     _identity(
         ("T2ii.3", "Eq. 14, reading (ii)"),
-        (Max(q, 2 * q + 1 - q), ceiling(q + Rational(1, 2), evaluate=False)),
-        r"It is $\lceil(\kappa+1)/2\rceil$ at $\ell=q$, $\kappa=2q$,",
+        (Subs(EXPONENT, (kappa, ell), (2 * q + 1, q + 1)), Subs(ceiling((kappa + 1) / 2), kappa, 2 * q + 1)),
+        r"For odd $\kappa$ too: $\min_\ell\max(\ell,\kappa+1-\ell)=\lceil(\kappa+1)/2\rceil$. Reading (i) has "
+        r"$\kappa+1$.",
     ),
     _identity(
         ("T2ii.4", "Eq. 14, reading (ii)"),
-        (Max(q + 1, 2 * q + 2 - (q + 1)), ceiling(q + 1, evaluate=False)),
-        r"and at $\ell=q+1$, $\kappa=2q+1$. So $\min_\ell\max(\ell,\kappa+1-\ell)=\lceil(\kappa+1)/2\rceil$.",
-    ),
-    _identity(
-        ("T2ii.5", "Eq. 14, reading (ii)"),
         (
             3 * gamma ** (2 * q + 1)
             + Sum(2 * gamma ** (2 * q + 1 - ell), (ell, 1, q))
@@ -289,7 +289,7 @@ _READING_II = (
         r"each, of those inside at $\ell=0,\dots,2q$.",
     ),
     _identity(
-        ("T2ii.6", "Eq. 14, reading (ii)"),
+        ("T2ii.5", "Eq. 14, reading (ii)"),
         (
             r * g / (1 - gamma) / (2 * q + 2) * WEIGHTS / _eq14((2 * q + 1) / (2 * q + 2), 2 * q - 1),
             WEIGHTS / (gamma ** (2 * q - 1) * (1 + gamma**2 * (2 * q + 1))),
@@ -297,21 +297,21 @@ _READING_II = (
         r"The ratio to Eq. 14 for both signs; $11/7, 3, 59/11, 251/15$ for $\gamma=1/2$, $\kappa=2,4,6,10$.",
     ),
     _at_most(
-        ("T2ii.7", "Eq. 14, reading (ii)"),
+        ("T2ii.6", "Eq. 14, reading (ii)"),
         (
             4 * gamma ** (e + 2),
             WEIGHTS.subs(q, e + 1),
             3 * gamma ** (2 * e + 3) + 4 * gamma ** (e + 3) * (1 - gamma**e) / (1 - gamma),
         ),
-        r"With $q=e+1$: its numerator is at least $4\gamma^{q+1}$,",
+        r"With $q=e+1$: its numerator is at least $4\gamma^{q+1}$.",
     ),
     _at_most(
-        ("T2ii.8", "Eq. 14, reading (ii)"),
+        ("T2ii.7", "Eq. 14, reading (ii)"),
         (1 + gamma**2 * (2 * q + 1), 2 * (q + 1), (1 - gamma**2) * (2 * q + 1)),
-        r"and the bracket in its denominator at most $2(q+1)$: the ratio is at least $2\gamma^{2-q}/(q+1)$.",
+        r"The bracket in its denominator is at most $2(q+1)$: the ratio is at least $2\gamma^{2-q}/(q+1)$.",
     ),
     _identity(
-        ("T2ii.9", "Eq. 14, reading (ii)"),
+        ("T2ii.8", "Eq. 14, reading (ii)"),
         (FLOOR.subs(q, q + 1) / FLOOR, (q + 1) / (gamma * (q + 2))),
         r"That grows by a factor which tends to $1/\gamma>1$: without bound.",
     ),
@@ -327,14 +327,14 @@ _LEARNING = (
         ("L.2", "Eq. 7"),
         (Sum(gamma**t * rho, (t, 0, T - 1)) + V - V, rho * (1 - gamma**T) / (1 - gamma)),
         r"One sweep of Eq. 7 as printed, $V\leftarrow\sum_{l<T}\gamma^l\rho+V$, for a constant reward $\rho$ (in "
-        "general: the long-run mean reward, for the stationary mean of $V$): it adds this every time,",
+        "general: the long-run mean reward, for the stationary mean of $V$): it adds this every time.",
     ),
     _iff(
         ("L.3", "Eq. 7"),
         (rho * (1 - gamma**T) / (1 - gamma) + V, V),
         (1 - gamma**T) / (1 - gamma),
         (rho, sp.S.Zero),
-        r"so that the target is above $V$, or below, as $\rho$ is above 0 or below: no fixed point unless "
+        r"So the target is above $V$, or below, as $\rho$ is above 0 or below: no fixed point unless "
         r"$\rho=0$.",
     ),
     _identity(

@@ -95,8 +95,8 @@ def formula(step: Step) -> str:
 
 
 def _settle(expression: Expr) -> Expr:
-    """Carry out sums and derivatives, for ``0 < gamma < 1``."""
-    return expression.doit().subs({gamma < 1: True, sp.Eq(gamma, 1): False, sp.Eq(1 / gamma, 1): False})
+    """Carry out sums and derivatives, for ``0 < gamma < 1``; a maximum is a mean plus half a distance."""
+    return expression.doit().rewrite(sp.Abs).subs({gamma < 1: True, sp.Eq(gamma, 1): False, sp.Eq(1 / gamma, 1): False})
 
 
 def _vanishes(expression: Expr) -> bool:
