@@ -143,7 +143,7 @@ def test_audit_of_a_given_instance(tmp_path: Path, capsys: pytest.CaptureFixture
     assert run("audit", "--out", tmp_path / "mine", "--instance", EXAMPLE, "--claim", "A1", "A2", "A4") == 0
     text = capsys.readouterr().out
     assert "needs policies that read the own state only, p = 0; found 01_path3: p = 1" in text
-    assert "needs rewards signed and m, p <= 1; found 01_path3: non-negative" in text
+    assert "needs rewards signed; transitions and policies read N_i (m, p <= 1); found 01_path3: non-negative" in text
 
 
 def test_an_unexpected_verdict_shows_in_the_exit_status(
