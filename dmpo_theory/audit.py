@@ -48,11 +48,18 @@ class Row:
 
 
 def select(ids: Sequence[str]) -> list[Claim]:
-    """The claims with these ids, all by default; ``ValueError`` with the nearest id if one does not exist."""
-    for name in ids:
-        if name not in CLAIMS:
+    """The claims with these ids, all by default; ``F1`` stands for ``F1a``, ``F1b`` and so on.
+
+    Raises:
+        ValueError: there is no such claim; the message names the nearest.
+    """
+    chosen: dict[str, Claim] = {}
+    for name in ids or CLAIMS:
+        group = {key: claim for key, claim in CLAIMS.items() if key == name or (key[:-1] == name and key[-1].isalpha())}
+        if not group:
             raise unknown_name("claim", name, CLAIMS)
-    return [CLAIMS[name] for name in dict.fromkeys(ids)] or list(CLAIMS.values())
+        chosen |= {name: CLAIMS[name]} if name in CLAIMS else group
+    return list(chosen.values())
 
 
 def judge(claim: Claim, finding: Finding, given: bool, seconds: float = 0.0) -> Row:

@@ -25,7 +25,17 @@ def report(record_property: Callable[[str, object], None]) -> Report:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """For each bound: violations, number of checks, worst ratio of error to bound, least slack, witness."""
+    """Each claim's verdict and witness; each bound's violations, checks, worst ratio of error to bound, least slack."""
+    claims = [
+        value
+        for outcome in terminalreporter.stats.get("passed", [])
+        for key, value in getattr(outcome, "user_properties", [])
+        if key == "claim"
+    ]
+    if claims:
+        terminalreporter.section("claims: verdict, ratio to the printed and to the corrected bound, witness")
+    for name, title, verdict, printed, corrected, witness in sorted(claims):
+        terminalreporter.line(f"{name:4} {title:48} {verdict:12} {printed:>9} {corrected:>9}  {witness}")
     by_bound: dict[str, list[tuple[int, int, float, float, str]]] = {}
     for outcome in terminalreporter.stats.get("passed", []):
         for key, value in getattr(outcome, "user_properties", []):

@@ -154,7 +154,7 @@ CLAIMS = (
     Claim(
         "A1'",
         "Theorem 1, corrected",
-        "corrected bound",
+        "corrected bound, Theorem 1",
         BOUNDS["theorem1-tight"].statement,
         _ANY,
         TIGHT,
@@ -214,7 +214,7 @@ CLAIMS = (
     Claim(
         "R1'",
         "Remark 1, corrected",
-        "corrected bound",
+        "corrected bound, Remark 1",
         BOUNDS["remark1-tight"].statement,
         _ANY,
         TIGHT,

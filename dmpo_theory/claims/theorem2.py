@@ -266,7 +266,7 @@ CLAIMS = (
     Claim(
         "C1'",
         "Theorem 2, corrected",
-        "corrected bound, reading (i)",
+        "corrected bound, Theorem 2, reading (i)",
         _TIGHT,
         "any law of the state",
         TIGHT,
@@ -306,7 +306,7 @@ CLAIMS = (
     Claim(
         "C3'",
         "Theorem 2, corrected",
-        "corrected bound, reading (ii)",
+        "corrected bound, Theorem 2, reading (ii)",
         BOUNDS["theorem2ii-tight"].statement,
         "product reference law, any law of the state",
         TIGHT,

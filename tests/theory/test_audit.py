@@ -12,7 +12,9 @@ import pytest
 
 from dmpo_theory.audit import RECORD, judge, run, select, write_html, write_json
 from dmpo_theory.claims import CLAIMS
-from dmpo_theory.claims.record import FAILS, HOLDS, Claim, Finding, Scope, Tally, as_text
+from dmpo_theory.claims.record import FAILS, HOLDS, Case, Claim, Finding, Scope, Tally, as_text
+from dmpo_theory.graph import path
+from dmpo_theory.instances import random_mdp, random_policy
 
 SCOPE = Scope(families=("path",), n=3, instances=1)
 SETTINGS: dict[str, Any] = {"n": 3, "gamma": "9/10"}
@@ -109,3 +111,21 @@ def test_ratios_as_text() -> None:
     assert as_text(Fraction(4, 3)) == "4/3"
     assert as_text(Fraction(10**12 + 1, 10**12)) == "1"
     assert as_text(0.123456) == "0.1235"
+
+
+def test_given_instances_are_asked_only_what_they_can_answer() -> None:
+    """Hypotheses that are not met give "not applicable", with the hypothesis and the value that breaks it."""
+    mdp = random_mdp(path(3), reward_range=(-1, 1), rng=0)
+    case = Case("mine", mdp, random_policy(mdp, rng=1))
+    scope = Scope(given=(case,))
+    rows = {name: judge(claim, claim.check(scope), given=True) for name, claim in CLAIMS.items()}
+    assert all(row.as_expected for row in rows.values())
+    assert rows["A1"].verdict == HOLDS  # no counterexample to Eq. 12 here
+    assert rows["A2"].verdict == "not applicable"
+    assert "rewards of one sign; found mine: signed" in rows["A2"].witness
+    assert "p = 0" in rows["A4"].witness
+    assert rows["F3a"].verdict == "not applicable"
+
+
+def test_a_row_of_the_ledger_may_have_several_claims() -> None:
+    assert [claim.id for claim in select(["F1", "A1"])] == ["F1a", "F1b", "A1"]
