@@ -124,10 +124,12 @@ def own_reward(scope: Scope) -> Finding:
     if scope.constructive:
         exact_gradient, printed_gradient = wrong_sign_gradients(scope.gamma)
         setting = wrong_sign(scope.gamma).setting()
-        for kappa in (2, 10, 20, 40):
+        for kappa in (2**power for power in range(1, 20)):
             bound = BOUNDS["theorem2-printed"].value(setting, kappa)[0]
             where = f"star of 4, kappa {kappa}: g = {exact_gradient}, printed advantage gives {printed_gradient}"
             printed.add(abs(exact_gradient - printed_gradient), bound, where)
+            if printed.violated:  # the error stays and the bound falls: from here on always
+                break
     return decided_by(printed)
 
 
