@@ -62,11 +62,11 @@ def select(ids: Sequence[str]) -> list[Claim]:
     return list(chosen.values())
 
 
-def judge(claim: Claim, finding: Finding, given: bool, seconds: float = 0.0) -> Row:
-    """Compare a finding with what the ledger expects."""
+def judge(claim: Claim, finding: Finding, scope: Scope, seconds: float = 0.0) -> Row:
+    """Compare a finding in a scope with what the ledger expects."""
     if finding.verdict == NOT_APPLICABLE:
-        fine = given
-    elif given:
+        fine = scope.narrowed
+    elif scope.given:
         fine = finding.verdict != FAILS or claim.expected == FAILS
     else:
         fine = finding.verdict == claim.expected
@@ -127,7 +127,7 @@ def run(
                 finding = claim.check(scope)
             except ProblemTooLarge as error:
                 finding = not_applicable(str(error))
-            row = judge(claim, finding, bool(scope.given), time.perf_counter() - started)
+            row = judge(claim, finding, scope, time.perf_counter() - started)
             file.write(json.dumps(asdict(row)) + "\n")
             file.flush()
             done[claim.id] = row

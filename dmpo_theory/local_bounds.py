@@ -298,7 +298,7 @@ def _effect_of_the_centre(local: LocalQuantities, ball: _Balls) -> tuple[Array, 
 
 
 def _radius(local: LocalQuantities, kappas: Sequence[int], radius: float | None) -> float:
-    least = max(check_kappa(kappa) for kappa in kappas)
+    least = max((check_kappa(kappa) for kappa in kappas), default=0)
     if radius is not None:
         if check_kappa(radius) < least:
             raise ValueError(f"radius = {radius!r} is below kappa = {least}; give at least {least}")

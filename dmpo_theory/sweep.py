@@ -31,7 +31,7 @@ from dmpo_theory.errors import require_memory
 from dmpo_theory.exact import local_values
 from dmpo_theory.extended import mean_span, span, uniform_law
 from dmpo_theory.gradient import Reading, state_gradient, truncated_state_gradient
-from dmpo_theory.graph import FAMILIES, AgentGraph, named_graph, path
+from dmpo_theory.graph import FAMILIES, AgentGraph, named_graph, path, ring
 from dmpo_theory.instance_file import Instance
 from dmpo_theory.instances import random_mdp, random_policy
 from dmpo_theory.mdp import ROW_SUM_TOLERANCE, Array, LocalPolicy, NetworkedMDP
@@ -179,9 +179,9 @@ def random_jobs(
     ]
 
 
-def constructive_jobs(families: Sequence[str], n: int, gamma: Fraction) -> list[Job]:
-    """The small counterexamples, then the flooding instances of every family, in exact fractions."""
-    small = [partial(_check_small, gamma, rewards) for rewards in REWARDS]
+def constructive_jobs(families: Sequence[str], n: int, gamma: Fraction, kappas: Sequence[int] = range(4)) -> list[Job]:
+    """Small counterexamples at each of ``kappas``, then the flooding instances of every family, in exact fractions."""
+    small = [partial(_check_small, gamma, rewards, kappas) for rewards in REWARDS]
     return [*small, *(partial(_check_flooding, f, n, gamma, r) for f, r in itertools.product(families, REWARDS))]
 
 
@@ -206,18 +206,24 @@ def _check_random(family: str, n: int, gamma: float, coupling: float, rewards: s
     return list(check_instance(f"random {family}({n}), coupling {coupling:g}, seed {seed}", rewards, mdp, policy))
 
 
-def _check_small(gamma: Fraction, rewards: str) -> list[Check]:
-    found: list[Check] = []
-    for kappa in range(4):
-        found += check_witness(shift_register_witness(kappa, gamma, REWARDS[rewards]), rewards, "theorem1")
+def _check_small(gamma: Fraction, rewards: str, kappas: Sequence[int]) -> list[Check]:
+    """At each kappa an instance that breaks the printed bound for every gamma, if any does and rewards are signed."""
+    ends, found = REWARDS[rewards], list[Check]()
+    found += check_witness(three_agent_star_witness(gamma, ends), rewards, "theorem2")
+    for kappa in kappas:
+        found += check_witness(shift_register_witness(kappa, gamma, ends), rewards, "theorem1")
+        blind = ring(2 * kappa + 3) if kappa else path(2)  # every agent misses somebody
+        name = f"flooding on {'ring' if kappa else 'path'}({blind.n})"
+        values = flooding_values(blind, kappa, gamma, ends, name=name)
+        found += check_witness(values.mean(), rewards, "remark1")
+        # The centre of a path sees all, everybody else does not; at kappa = 0 two agents will do if gamma^2 > 1/2.
+        size = max(2 * kappa + 1, 2)
+        name = f"flooding on path({size})"
+        centre = flooding_gradient(path(size), kappa, kappa, gamma, "eq9", ends, name=name)
+        found += check_witness(centre, rewards, "theorem2")
         name = f"flooding on path({kappa + 2})"
-        end = flooding_gradient(path(kappa + 2), 0, kappa, gamma, "theorem2", REWARDS[rewards], name=name)
+        end = flooding_gradient(path(kappa + 2), 0, kappa, gamma, "theorem2", ends, name=name)
         found += check_witness(end, rewards, "theorem2ii")
-    coin = flooding_gradient(path(2), 0, 0, gamma, "eq9", REWARDS[rewards], name="flooding on path(2)")
-    found += check_witness(coin, rewards, "theorem2")
-    pair = flooding_values(path(2), 0, gamma, REWARDS[rewards], name="flooding on path(2)")
-    found += check_witness(pair.mean(), rewards, "remark1")
-    found += check_witness(three_agent_star_witness(gamma, REWARDS[rewards]), rewards, "theorem2")
     return found
 
 

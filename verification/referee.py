@@ -26,18 +26,19 @@ def examine(claims: tuple[Claim, ...]) -> tuple[Callable[..., None], Callable[..
     @pytest.mark.parametrize("claim", claims, ids=lambda claim: claim.id)
     def quickly(claim: Claim, record_property: Record) -> None:
         finding = claim.check(SCOPE)
-        row = judge(claim, finding, given=False)
+        row = judge(claim, finding, SCOPE)
         assert row.as_expected, row
         assert row.checks > 0
         for other in {HOLDS, TIGHT, FAILS} - {claim.expected}:
-            assert not judge(replace(claim, expected=other), finding, given=False).as_expected
+            assert not judge(replace(claim, expected=other), finding, SCOPE).as_expected
         record_property("claim", (claim.id, claim.title, row.verdict, row.printed, row.corrected, row.witness))
 
     @pytest.mark.slow
     @pytest.mark.parametrize("gamma", GAMMAS)
     @pytest.mark.parametrize("claim", claims, ids=lambda claim: claim.id)
     def widely(claim: Claim, gamma: Fraction) -> None:
-        row = judge(claim, claim.check(replace(WIDE, gamma=gamma)), given=False)
+        scope = replace(WIDE, gamma=gamma)
+        row = judge(claim, claim.check(scope), scope)
         assert row.as_expected, row
 
     return quickly, widely

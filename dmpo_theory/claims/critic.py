@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 
 import numpy as np
@@ -60,8 +61,9 @@ def bootstrapped(scope: Scope, against: str) -> Finding:
 def printed_return(scope: Scope) -> Finding:
     """Eq. 6 as printed: the undiscounted sum over longer and longer horizons, against ``r_max / (1 - gamma)``."""
     tally = Tally()
-    for horizon in (10, 100, 1000):
-        constant = Fraction(1)  # a reward of 1 for ever, whatever is done
+    constant = Fraction(1)  # a reward of 1 for ever, whatever is done
+    for multiple in (2, 10, 100):
+        horizon = multiple * math.ceil(1 / (1 - scope.gamma))
         tally.add(horizon * constant, constant / (1 - scope.gamma), f"constant reward 1, first {horizon} steps")
     return decided_by(tally)
 

@@ -103,6 +103,11 @@ class Scope:
     given: tuple[Case, ...] = field(default=())
 
     @property
+    def narrowed(self) -> bool:
+        """Whether a claim may find nothing to check: on the user's own instances, or at one kappa."""
+        return bool(self.given) or self.kappa is not None
+
+    @property
     def constructive(self) -> bool:
         """Whether constructive instances take part: not when the user's own are asked about."""
         return not self.given
@@ -141,7 +146,8 @@ class Scope:
         for case in self.cases:
             found += check_instance(case.name, case.rewards, case.mdp, case.policy)
         if self.constructive:
-            for job in constructive_jobs(self.families, self.n, self.gamma):
+            kappas = range(4) if self.kappa is None else (self.kappa,)
+            for job in constructive_jobs(self.families, self.n, self.gamma, kappas):
                 found += job()
         return tuple(check for check in found if self.kappa in (None, check.kappa))
 
@@ -258,6 +264,6 @@ def as_text(ratio: Number | None) -> str:
     """A ratio: a short fraction as it is, anything else with four digits."""
     if ratio is None:
         return ""
-    if isinstance(ratio, Fraction) and len(str(ratio)) <= 9:
+    if isinstance(ratio, Fraction) and max(ratio.numerator, ratio.denominator) < 10_000:
         return str(ratio)
     return f"{float(ratio):.4g}"

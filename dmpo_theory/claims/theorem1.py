@@ -123,15 +123,16 @@ def q_exponent(scope: Scope, power: int | None) -> Finding:
     if scope.given:
         return not_applicable("is decided by constructive instances; use A1 or A5 for values on a given one")
     tally = Tally()
-    for family in scope.families:
-        graph = named_graph(family, scope.n, scope.seed)
+    # The smallest graph on which kappa + 1 and max(kappa, 1) differ comes first: some families have none.
+    graphs = {"path(3)": path(3)} | {f"{f}({scope.n})": named_graph(f, scope.n, scope.seed) for f in scope.families}
+    for name, graph in graphs.items():
         for kappa in range(graph.diameter + 1):
             found = flooding_q_values(graph, kappa, scope.gamma)
             exponent = max(kappa, 1) if power is None else kappa + power
             for agent, error in zip(found.agents, found.errors, strict=True):
                 if error:
                     bound = 2 * scope.gamma**exponent / (1 - scope.gamma)
-                    tally.add(error, bound, f"flooding on {family}({graph.n}), agent {agent}, kappa {kappa}")
+                    tally.add(error, bound, f"flooding on {name}, agent {agent}, kappa {kappa}")
     return decided_by(tally) if power else decided_by(None, tally)
 
 

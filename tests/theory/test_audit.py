@@ -17,6 +17,7 @@ from dmpo_theory.graph import path
 from dmpo_theory.instances import random_mdp, random_policy
 
 SCOPE = Scope(families=("path",), n=3, instances=1)
+GIVEN = Scope(given=(Case("mine", random_mdp(path(2)), random_policy(random_mdp(path(2)))),))
 SETTINGS: dict[str, Any] = {"n": 3, "gamma": "9/10"}
 
 
@@ -96,14 +97,14 @@ def test_tally() -> None:
 
 def test_not_applicable_is_a_failure_of_the_ledger_but_not_of_a_given_instance() -> None:
     finding = Finding("not applicable", 0, None, None, "why")
-    assert not judge(CLAIMS["A1"], finding, given=False).as_expected
-    assert judge(CLAIMS["A1"], finding, given=True).as_expected
+    assert not judge(CLAIMS["A1"], finding, SCOPE).as_expected
+    assert judge(CLAIMS["A1"], finding, GIVEN).as_expected
 
 
 def test_proven_claims_must_not_fail_on_a_given_instance() -> None:
     finding = Finding(FAILS, 1, None, 1.5, "where")
-    assert not judge(CLAIMS["A5"], finding, given=True).as_expected
-    assert judge(CLAIMS["A1"], finding, given=True).as_expected
+    assert not judge(CLAIMS["A5"], finding, GIVEN).as_expected
+    assert judge(CLAIMS["A1"], finding, GIVEN).as_expected
 
 
 def test_ratios_as_text() -> None:
@@ -118,7 +119,7 @@ def test_given_instances_are_asked_only_what_they_can_answer() -> None:
     mdp = random_mdp(path(3), reward_range=(-1, 1), rng=0)
     case = Case("mine", mdp, random_policy(mdp, rng=1))
     scope = Scope(given=(case,))
-    rows = {name: judge(claim, claim.check(scope), given=True) for name, claim in CLAIMS.items()}
+    rows = {name: judge(claim, claim.check(scope), scope) for name, claim in CLAIMS.items()}
     assert all(row.as_expected for row in rows.values())
     assert rows["A1"].verdict == HOLDS  # no counterexample to Eq. 12 here
     assert rows["A2"].verdict == "not applicable"
@@ -129,3 +130,23 @@ def test_given_instances_are_asked_only_what_they_can_answer() -> None:
 
 def test_a_row_of_the_ledger_may_have_several_claims() -> None:
     assert [claim.id for claim in select(["F1", "A1"])] == ["F1a", "F1b", "A1"]
+
+
+@pytest.mark.parametrize(
+    "narrow",
+    [
+        {"gamma": Fraction(1, 10)},
+        {"gamma": Fraction(999, 1000)},
+        {"n": 2},
+        {"families": ("star",)},
+        *({"kappa": kappa} for kappa in (0, 1, 2, 5)),
+    ],
+    ids=str,
+)
+def test_verdicts_do_not_depend_on_where_one_looks(narrow: dict[str, Any]) -> None:
+    """Whatever gamma, size, family and kappa: every claim finds the instance that decides it, or nothing to check."""
+    scope = replace(Scope(families=("path", "star"), n=4, instances=1), **narrow)
+    rows = [judge(claim, claim.check(scope), scope) for claim in CLAIMS.values()]
+    assert not [row for row in rows if not row.as_expected]
+    decided = [row for row in rows if row.verdict != "not applicable"]
+    assert len(decided) == len(rows) if not scope.narrowed else len(decided) > len(rows) / 2
