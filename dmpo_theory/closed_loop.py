@@ -9,14 +9,13 @@ asked for.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
 import numpy as np
 
 from dmpo_theory.errors import require_memory
-from dmpo_theory.mdp import Array, LocalPolicy, NetworkedMDP, Parents, contract
+from dmpo_theory.mdp import Array, LocalPolicy, NetworkedMDP, Parents, contract, on_joint_states
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,14 +72,8 @@ class ClosedLoop:
 
     def reward_functions(self) -> Array:
         """``E[r_i | s]`` on all joint states, ``[n, X]``."""
-        return np.stack(
-            [self.spread(table, members) for table, members in zip(self.rewards, self.reward_parents, strict=True)]
-        )
-
-    def spread(self, table: Array, members: Sequence[int]) -> Array:
-        """A function of the states of ``members`` (ascending) as one of the joint state, ``[X]``."""
-        shape = [size if j in members else 1 for j, size in enumerate(self.n_states)]
-        return np.broadcast_to(table.reshape(shape), self.n_states).reshape(-1)
+        pairs = zip(self.rewards, self.reward_parents, strict=True)
+        return np.stack([on_joint_states(table, members, self.n_states) for table, members in pairs])
 
     def apply(self, functions: Array, keep: int | None = None) -> Array:
         """``E[f(s') | s]`` for each row of ``functions [c, X]``: ``[c, X]``.

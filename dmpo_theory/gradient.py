@@ -26,7 +26,7 @@ import numpy as np
 from dmpo_theory.closed_loop import closed_loop
 from dmpo_theory.extended import ReferenceLaw, extended_value
 from dmpo_theory.graph import AgentGraph
-from dmpo_theory.mdp import Array, LocalPolicy, NetworkedMDP, contract
+from dmpo_theory.mdp import Array, LocalPolicy, NetworkedMDP, contract, on_joint_states
 
 Reading = Literal["eq9", "theorem2"]
 Reward = Literal["global", "neighborhood", "own"]
@@ -55,7 +55,7 @@ def state_gradient(mdp: NetworkedMDP, policy: LocalPolicy, i: int, continuation:
     q = q + (others @ chain.reward_functions()).reshape(*mdp.n_states, 1)
     own = mdp.reward[i].reshape([mdp.n_states[j] if j == i else 1 for j in states] + [mdp.n_actions[i]])
     q = (q + reward_weights[i] * own).reshape(-1, mdp.n_actions[i])
-    pi = _on_joint_states(mdp, policy, i)
+    pi = on_joint_states(policy.table[i], policy.parents[i], mdp.n_states)
     centred: Array = q - (pi * q).sum(axis=1, keepdims=True)
     return pi * centred
 
@@ -166,9 +166,3 @@ def _reward_weights(mdp: NetworkedMDP, i: int, members: Sequence[int], reward: R
     else:
         raise ValueError(f'reward = {reward!r}; choose "global", "neighborhood" or "own"')
     return weights
-
-
-def _on_joint_states(mdp: NetworkedMDP, policy: LocalPolicy, i: int) -> Array:
-    shape = [mdp.n_states[j] if j in policy.parents[i] else 1 for j in range(mdp.n)]
-    wide = np.broadcast_to(policy.table[i].reshape(*shape, -1), (*mdp.n_states, mdp.n_actions[i]))
-    return wide.reshape(-1, mdp.n_actions[i])

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import InitVar, dataclass
+from dataclasses import InitVar, dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -118,6 +118,7 @@ class LocalPolicy:
     Attributes:
         table: ``n`` arrays ``[S_j for j in parents[i]] + [A_i]`` of probabilities.
         parents: whose states ``pi_i`` reads, ascending; by default ``N_i``.
+        radius: policy radius ``p``, the largest hop distance from an agent to one that its policy reads.
 
     Raises:
         ValueError: as :class:`NetworkedMDP`.
@@ -126,7 +127,7 @@ class LocalPolicy:
     mdp: InitVar[NetworkedMDP]
     table: tuple[Array, ...]
     parents: Parents = ()
-    radius: int = -1
+    radius: int = field(init=False)
 
     def __post_init__(self, mdp: NetworkedMDP) -> None:
         parents = _parents("policy_parents", self.parents, mdp.graph)
@@ -165,6 +166,13 @@ def to_joint(mdp: NetworkedMDP, memory_limit_gib: float | None = None) -> tuple[
     for i in range(n):
         reward += np.expand_dims(mdp.reward[i], [k for k in range(2 * n) if k not in (i, n + i)]) / n
     return reward.reshape(states, actions), kernel.reshape(states, actions, states)
+
+
+def on_joint_states(table: Array, members: Sequence[int], n_states: Sequence[int]) -> Array:
+    """A table over the states of ``members`` (ascending), and more axes, on all joint states: ``[X, ...]``."""
+    tail = table.shape[len(members) :]
+    shape = [size if j in members else 1 for j, size in enumerate(n_states)]
+    return np.broadcast_to(table.reshape(*shape, *tail), (*n_states, *tail)).reshape(-1, *tail)
 
 
 def contract(*operands: Any) -> Array:

@@ -22,7 +22,7 @@ from dmpo_theory.graph import FAMILIES, named_graph
 from dmpo_theory.instances import random_mdp, random_policy
 from dmpo_theory.local_bounds import gradient_error_bound, local_quantities, value_error_bound
 from dmpo_theory.mdp import Array, LocalPolicy, NetworkedMDP
-from dmpo_theory.rational import RationalMDP
+from dmpo_theory.rational import tabulate
 
 Record = Callable[[str, object], None]
 Problem = tuple[NetworkedMDP, LocalPolicy]
@@ -66,7 +66,7 @@ def problem(seed: int, largest: int) -> Problem:
     return mdp, random_policy(mdp, coupling=couplings[1], concentration=sharpness, radius=radius, rng=rng)
 
 
-def check(
+def assert_never_below(
     mdp: NetworkedMDP, policy: LocalPolicy, reference: ReferenceLaw | None = None
 ) -> dict[str, tuple[float, float]]:
     """Hold every local bound against exact errors; for each the largest ratio, and the least slack."""
@@ -112,7 +112,7 @@ def check(
 def run(seeds: range, largest: int, record_property: Record) -> None:
     worst: dict[str, list[tuple[float, float, int]]] = {}
     for seed in seeds:
-        for name, (ratio, slack) in check(*problem(seed, largest)).items():
+        for name, (ratio, slack) in assert_never_below(*problem(seed, largest)).items():
             worst.setdefault(name, []).append((ratio, slack, seed))
     for name, rows in worst.items():
         ratio, _, seed = max(rows)
@@ -130,33 +130,10 @@ def test_never_below_the_true_error_on_500_instances(record_property: Record) ->
     run(range(600, 620), 12, record_property)
 
 
-def tabulate(instance: RationalMDP, states: list[list[object]], actions: list[object]) -> Problem:
-    """A rational instance of radius one as tables, with the given states of each agent and actions of all."""
-    graph, n = instance.graph, instance.graph.n
-    transition, policy, reward = [], [], []
-    for i in range(n):
-        read = graph.neighbors(i)
-        shape = tuple(len(states[j]) for j in read)
-        moves, acts = np.zeros((*shape, len(actions), len(states[i]))), np.zeros((*shape, len(actions)))
-        for index in np.ndindex(shape):
-            seen = tuple(states[j][x] for j, x in zip(read, index, strict=True))
-            for action, chance in instance.policy(i, seen).items():
-                acts[(*index, actions.index(action))] = chance
-            for a, action in enumerate(actions):
-                for after, chance in instance.transition(i, seen, action).items():
-                    moves[(*index, a, states[i].index(after))] += float(chance)
-        transition.append(moves)
-        policy.append(acts)
-        reward.append([[float(instance.reward(i, state, action)) for action in actions] for state in states[i]])
-    mdp = NetworkedMDP(graph, float(instance.gamma), tuple(transition), tuple(np.array(r) for r in reward))
-    return mdp, LocalPolicy(mdp, tuple(policy))
-
-
 @pytest.mark.parametrize("kappa", [0, 1, 2])
 def test_shift_register_attains_the_value_bounds(kappa: int) -> None:
     """Error, local bound and envelope all equal Theorem 1's; so a bound that is 1 % too small is caught here."""
-    bits: list[object] = [0, 1]
-    mdp, policy = tabulate(shift_register(kappa, Fraction(9, 10)), [bits] * (kappa + 2), bits)
+    mdp, policy = register_problem(kappa)
     error = span(mdp, local_values(mdp, policy).values)[0, kappa]
     local = value_error_bound(local_quantities(mdp, policy), [kappa])[0, 0]
     outer = envelope(closed_loop(mdp, policy), mdp.graph, mdp.gamma, 0, kappa).errors()[kappa]
@@ -178,22 +155,26 @@ def test_three_agent_star_attains_the_gradient_bound(kappa: int) -> None:
     assert local == pytest.approx(tight, rel=1e-5)
 
 
+def register_problem(kappa: int) -> Problem:
+    return tabulate(shift_register(kappa, Fraction(9, 10)), [[0, 1]] * (kappa + 2), [2] * (kappa + 2))
+
+
 def star_problem() -> Problem:
-    return tabulate(three_agent_star(Fraction(9, 10)), [[START, 0, 1], [0, 1], [0, 1]], [0, 1])
+    return tabulate(three_agent_star(Fraction(9, 10)), [[START, 0, 1], [0, 1], [0, 1]], [2] * 3)
 
 
 def test_negative_control(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each bound, made 1 % too small, is caught on an instance that attains it."""
-    register = tabulate(shift_register(2, Fraction(9, 10)), [[0, 1]] * 4, [0, 1])
+    register = register_problem(2)
     star = star_problem()
     attained = {"value_error_bound": register, "gradient_error_bound": star, "envelope": register}
     for name, (mdp, policy) in attained.items():
         placeholders = point_law(mdp, [1] * mdp.n)
-        check(mdp, policy, placeholders)
+        assert_never_below(mdp, policy, placeholders)
         with monkeypatch.context() as patch:
             patch.setitem(globals(), name, too_small(globals()[name]))
             with pytest.raises(AssertionError):
-                check(mdp, policy, placeholders)
+                assert_never_below(mdp, policy, placeholders)
 
 
 def too_small(bound: Callable[..., Any]) -> Callable[..., Any]:

@@ -11,7 +11,7 @@ from dmpo_theory.claims.record import FAILS, HOLDS, Case, Claim, Finding, Scope,
 from dmpo_theory.closed_loop import closed_loop
 from dmpo_theory.exact import local_values
 from dmpo_theory.extended import JointLaw, extended_value, uniform_law
-from dmpo_theory.mdp import Array, NetworkedMDP
+from dmpo_theory.mdp import Array, NetworkedMDP, on_joint_states
 from dmpo_theory.model_witnesses import local_penalty_gap, nonmonotone_tv, parity_tv
 
 ROLLOUTS = (0, 1, 2, 5, 10)
@@ -140,15 +140,9 @@ def _influence(case: Case, j: int, closed_form: bool) -> Array:
 def _next_state_table(case: Case, i: int) -> tuple[Array, Array]:
     """``p_i(s_i' | x, a)`` on joint states ``[X, A, S]`` and the joint law of (x, a_i) ``[X, A]``."""
     mdp, policy = case.mdp, case.policy
-
-    def spread(table: Array, parents: tuple[int, ...], tail: tuple[int, ...]) -> Array:
-        shape = [mdp.n_states[k] if k in parents else 1 for k in range(mdp.n)]
-        return np.broadcast_to(table.reshape(*shape, *tail), (*mdp.n_states, *tail)).reshape(-1, *tail)
-
-    actions, states = mdp.n_actions[i], mdp.n_states[i]
-    truth = spread(mdp.transition[i], mdp.transition_parents[i], (actions, states))
-    law = case.occupancy[:, None] * spread(policy.table[i], policy.parents[i], (actions,))
-    return truth, law
+    truth = on_joint_states(mdp.transition[i], mdp.transition_parents[i], mdp.n_states)
+    acts = on_joint_states(policy.table[i], policy.parents[i], mdp.n_states)
+    return truth, case.occupancy[:, None] * acts
 
 
 def _model_error(truth: Array, model: Array, law: Array, measure: str) -> float:

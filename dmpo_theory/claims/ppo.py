@@ -6,10 +6,10 @@ from fractions import Fraction
 
 import numpy as np
 
-from dmpo_theory.claims.record import FAILS, HOLDS, Case, Claim, Finding, Scope, Tally, decided_by
+from dmpo_theory.claims.record import FAILS, HOLDS, Claim, Finding, Scope, Tally, decided_by
 from dmpo_theory.extended import uniform_law
 from dmpo_theory.gradient import truncated_state_gradient
-from dmpo_theory.mdp import Array
+from dmpo_theory.mdp import Array, on_joint_states
 
 CLIP = Fraction(1, 5)
 
@@ -38,7 +38,7 @@ def surrogate_gradient(scope: Scope) -> Finding:
         kappa = min(1, mdp.graph.diameter)
         for i in range(mdp.n):
             expected = truncated_state_gradient(mdp, policy, i, case.values, kappa, reference=uniform_law(mdp))
-            pi = _policy_on_joint_states(case, i)
+            pi = on_joint_states(policy.table[i], policy.parents[i], mdp.n_states)
             # E[A | s, a] up to a baseline, read off the gradient: g = pi (A - mean A).
             advantage = expected / np.where(pi > 0, pi, 1.0)
             logits = np.log(np.maximum(pi, 1e-300))
@@ -88,14 +88,6 @@ def _surrogate(old: Array, new: Array, advantage: Array) -> Array:
     ratio = new / np.where(old > 0, old, 1.0)
     clipped = np.clip(ratio, 1 - float(CLIP), 1 + float(CLIP))
     return np.asarray((old * np.minimum(ratio * advantage, clipped * advantage)).sum(axis=-1))
-
-
-def _policy_on_joint_states(case: Case, i: int) -> Array:
-    """``pi_i(a | x)``, ``[X, A_i]``: from the gradient of the own action's indicator, so that parents are respected."""
-    mdp, policy = case.mdp, case.policy
-    shape = [mdp.n_states[j] if j in policy.parents[i] else 1 for j in range(mdp.n)]
-    wide = np.broadcast_to(policy.table[i].reshape(*shape, -1), (*mdp.n_states, mdp.n_actions[i]))
-    return wide.reshape(-1, mdp.n_actions[i])
 
 
 def _product(rows: Array) -> Array:
