@@ -49,8 +49,8 @@ def solve(
         out: file to write.
         fields: comma-separated names of what to compute; all by default.
         npz: write arrays (numpy .npz) instead of JSON.
-        method: auto, dense or factored.
-        tolerance: largest error in value; 1e-10 by default where float64 allows.
+        method: auto (the fastest), dense, compiled or numpy.
+        tolerance: largest error in value, rounding counted; 1e-11 by default where float64 can certify it.
         overwrite: replace an existing file.
     """
     from dmpo_theory.instance_file import load_instance

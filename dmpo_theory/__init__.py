@@ -2,12 +2,13 @@
 
 from dmpo_theory.bounds import BOUNDS, Bound, Setting
 from dmpo_theory.errors import ProblemTooLarge
-from dmpo_theory.exact import local_values, occupancy, stationary
+from dmpo_theory.exact import local_values
 from dmpo_theory.extended import JointLaw, ProductLaw, deviation, extended_value, point_law, span, uniform_law
 from dmpo_theory.gradient import policy_gradient, truncated_gradient
 from dmpo_theory.graph import AgentGraph, named_graph
 from dmpo_theory.instance_file import load_instance, save_instance
 from dmpo_theory.instances import random_mdp, random_policy
+from dmpo_theory.laws import occupancy, stationary
 from dmpo_theory.mdp import LocalPolicy, NetworkedMDP, to_joint
 
 __all__ = [

@@ -9,7 +9,8 @@ asked for.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
 import numpy as np
@@ -28,6 +29,7 @@ class ClosedLoop:
         kernels: ``P_i``, ``[S_j for j in parents[i]] + [S_i]``.
         reward_parents: whose states the expected reward of agent i depends on.
         rewards: ``E[r_i | s]``, ``[S_j for j in reward_parents[i]]``.
+        n_actions: ``A_i``, the number of terms in each entry of the above, ``[n]``.
     """
 
     n_states: tuple[int, ...]
@@ -35,6 +37,7 @@ class ClosedLoop:
     kernels: tuple[Array, ...]
     reward_parents: Parents
     rewards: tuple[Array, ...]
+    n_actions: tuple[int, ...]
 
     @property
     def n(self) -> int:
@@ -46,84 +49,38 @@ class ClosedLoop:
         """Number of joint states."""
         return math.prod(self.n_states)
 
-    @cached_property
-    def order(self) -> tuple[int, ...]:
-        """Elimination order of the next states, greedy for the smallest intermediate tensor."""
-        left, read, order = set(range(self.n)), set[int](), []
-        while left:
-            best = min(left, key=lambda i: (self._volume(read | set(self.parents[i]), left - {i}), i))
-            left.remove(best)
-            read |= set(self.parents[best])
-            order.append(best)
-        return tuple(order)
-
-    def _volume(self, read: set[int], left: set[int]) -> float:
-        return math.prod(self.n_states[j] for j in read) * math.prod(self.n_states[j] for j in left)
-
-    def peak_bytes(self, columns: int) -> float:
-        """Memory that one application of the kernel to ``columns`` functions at once takes."""
-        left, read, peak = set(range(self.n)), set[int](), float(self.size)
-        for i in self.order:
-            before = self._volume(read, left)
-            left.remove(i)
-            read |= set(self.parents[i])
-            peak = max(peak, before + self._volume(read, left))
-        return 8.0 * peak * columns
-
     def reward_functions(self) -> Array:
         """``E[r_i | s]`` on all joint states, ``[n, X]``."""
         pairs = zip(self.rewards, self.reward_parents, strict=True)
         return np.stack([on_joint_states(table, members, self.n_states) for table, members in pairs])
 
-    def apply(self, functions: Array, keep: int | None = None) -> Array:
-        """``E[f(s') | s]`` for each row of ``functions [c, X]``: ``[c, X]``.
-
-        With ``keep = i`` the coordinate ``s_i'`` is held instead of averaged: ``[c, X, S_i]``.
-        """
-        n = self.n
-        tensor = functions.reshape(-1, *self.n_states)
-        axes = [2 * n, *range(n, 2 * n)]  # labels: j for s_j, n + j for s_j', 2n for the row
-        for i in self.order:
-            if i == keep:
-                continue
-            factor_axes = [*self.parents[i], n + i]
-            kept = sorted((set(axes) | set(self.parents[i])) - {n + i, 2 * n})
-            tensor = contract(self.kernels[i], factor_axes, tensor, axes, [2 * n, *kept])
-            axes = [2 * n, *kept]
-        full = [tensor.shape[0], *(self.n_states[j] if j in axes else 1 for j in range(n))]
-        wide = [tensor.shape[0], *self.n_states]
-        if keep is not None:
-            full, wide = [*full, self.n_states[keep]], [*wide, self.n_states[keep]]
-        tensor = np.broadcast_to(tensor.reshape(full), wide)
-        return tensor.reshape(tensor.shape[0], self.size, *wide[n + 1 :])
-
-    def push(self, law: Array) -> Array:
-        """The law of ``s'`` when ``s`` has the given law, ``[X]``: the adjoint of :meth:`apply`."""
-        n = self.n
-        needed = [set(self.parents[i]) for i in self.order]  # read at step k
-        tensor, axes = law.reshape(self.n_states), list(range(n))
-        for step in reversed(range(n)):
-            i = self.order[step]
-            earlier = set().union(*needed[:step])
-            present = set().union(earlier, needed[step])
-            unread = tuple(position for position, axis in enumerate(axes) if axis < n and axis not in present)
-            tensor, axes = tensor.sum(axis=unread), [axis for axis in axes if axis >= n or axis in present]
-            kept = [*sorted(axis for axis in axes if axis >= n or axis in earlier), n + i]
-            tensor = contract(self.kernels[i], [*self.parents[i], n + i], tensor, axes, kept)
-            axes = kept
-        return np.transpose(tensor, np.argsort(axes)).reshape(-1)
-
     @cached_property
     def matrix(self) -> Array:
         """The dense kernel ``P[x, x']``; ``ProblemTooLarge`` if it would not fit."""
-        n = self.n
         what = f"the dense kernel of {self.size:.6g} joint states"
-        require_memory(16.0 * self.size**2, what, "use the factored operator, or fewer agents or local states")
-        result = np.ones((1,) * (2 * n))
-        for i in range(n):
-            axes = [j for j in range(2 * n) if j not in self.parents[i] and j != n + i]
-            result = result * np.expand_dims(self.kernels[i], axes)
-        return np.broadcast_to(result, self.n_states * 2).reshape(self.size, self.size)
+        require_memory(16.0 * self.size**2, what, "use an operator of dmpo_theory.routes, or fewer agents")
+        result = np.ones((self.size, 1))
+        for kernel, members in zip(self.kernels, self.parents, strict=True):
+            rows = on_joint_states(kernel, members, self.n_states)
+            result = (result[:, :, None] * rows[:, None, :]).reshape(self.size, -1)
+        return result
+
+    def row_sums(self, agents: Sequence[int]) -> tuple[float, float]:
+        """Bounds on the row sums of the agents' joint kernel: 1, but for what tables' rows are off by, and rounding."""
+        low, high = self._row_sums[:, list(agents)].prod(axis=1)
+        return float(low), float(high)
+
+    @cached_property
+    def _row_sums(self) -> Array:
+        bounds = np.empty((2, self.n))
+        for i, (kernel, terms) in enumerate(zip(self.kernels, self.n_actions, strict=True)):
+            sums, rounding = kernel.sum(axis=-1), (kernel.shape[-1] + terms + 1) * np.finfo(np.float64).eps
+            bounds[:, i] = sums.min() * (1 - rounding), sums.max() * (1 + rounding)
+        return bounds
+
+    def replacing(self, i: int, kernel: Array) -> ClosedLoop:
+        """The same with another factor for agent i, which need not be a probability."""
+        return replace(self, kernels=(*self.kernels[:i], kernel, *self.kernels[i + 1 :]))
 
 
 @lru_cache(maxsize=1)  # one gradient after another asks for the same chain
@@ -141,4 +98,5 @@ def closed_loop(mdp: NetworkedMDP, policy: LocalPolicy) -> ClosedLoop:
         members = sorted({i, *acts})
         rewards.append(contract(mdp.reward[i], [i, action], policy.table[i], [*acts, action], members))
         reward_parents.append(tuple(members))
-    return ClosedLoop(mdp.n_states, tuple(parents), tuple(kernels), tuple(reward_parents), tuple(rewards))
+    factors = (tuple(parents), tuple(kernels), tuple(reward_parents), tuple(rewards))
+    return ClosedLoop(mdp.n_states, *factors, mdp.n_actions)

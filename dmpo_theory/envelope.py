@@ -26,14 +26,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dmpo_theory.certificate import Certificate
 from dmpo_theory.closed_loop import ClosedLoop
+from dmpo_theory.elimination import elimination_cost, greedy_order, read_outside
 from dmpo_theory.errors import require_memory
 from dmpo_theory.graph import AgentGraph
-from dmpo_theory.mdp import Array, contract
+from dmpo_theory.mdp import Array
+from dmpo_theory.routes import has_numba, operator, reorder
 
 LOOSENESS = 1e-4
 """Iteration ends once it could narrow the envelope by no more than this fraction."""
 _NEGLIGIBLE = 1e-12
+_TABLES = 6
+"""Functions of the members' and their parents' states held at once."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +61,15 @@ class Envelope:
 
     def errors(self) -> Array:
         """Bound on ``|V_i(s) - V_i(s_{N_i^kappa})|`` for ``kappa = 0 .. max(hops)``; from there on it stays."""
-        low, high, found = self.lower, self.upper, []
+        return self._spread(self.lower, self.upper)
+
+    def least_errors(self) -> Array:
+        """What the worst ``|V_i(s) - V_i(s_{N_i^kappa})|`` over states and reference laws is at least, likewise."""
+        return np.maximum(self._spread(self.upper, self.lower), 0.0)
+
+    def _spread(self, low: Array, high: Array) -> Array:
+        """Largest ``max high - min low`` over members' states that agree on ``N_i^kappa``."""
+        found = []
         for kappa in reversed(range(max(self.hops) + 1)):
             shell = tuple(axis for axis, hops in enumerate(self.hops) if hops == kappa + 1)
             low, high = low.min(axis=shell, keepdims=True), high.max(axis=shell, keepdims=True)
@@ -101,68 +114,35 @@ def envelope(
         "use a smaller radius",
         memory_limit_gib,
     )
-    outside = _read_outside(chain, members, i)
-    everyone = sorted({*members, *outside})
-    players, after, row = tuple(everyone.index(j) for j in outside), graph.n, 2 * graph.n
-    reward = chain.rewards[i].reshape([chain.n_states[j] if j in chain.reward_parents[i] else 1 for j in everyone])
-    shape = tuple(chain.n_states[j] for j in everyone)
-    order = _order(chain, members)
-
-    def sweep(functions: Array) -> Array:
-        tensor, axes = functions, [row, *(after + j for j in members)]
-        for k in order:
-            kept = [row, *sorted((set(axes) | set(chain.parents[k])) - {after + k, row})]
-            tensor = contract(chain.kernels[k], [*chain.parents[k], after + k], tensor, axes, kept)
-            axes = kept
-        tensor = tensor.reshape(2, *(chain.n_states[j] if j in axes else 1 for j in everyone))
-        total = np.broadcast_to(reward + gamma * tensor, (2, *shape))
-        return np.stack([total[0].min(axis=players), total[1].max(axis=players)])
-
-    values = np.zeros((2, *(chain.n_states[j] for j in members)))
-    scale = float(np.abs(chain.rewards[i]).max()) / (1 - gamma)
-    axes = tuple(range(1, values.ndim))
+    kernel, sizes = operator(chain, inside=members), chain.n_states
+    reward = reorder(chain.rewards[i].reshape(-1), sizes, chain.reward_parents[i], kernel.outside)
+    inside = math.prod(sizes[j] for j in members)
+    largest = float(np.abs(reward).max())
+    scale = largest / (1 - gamma)
+    rounding = Certificate(chain, gamma, members, kernel.roundings).rounding(largest, 2 * scale)
+    low, high = np.zeros(inside), np.zeros(inside)
+    lower = upper = low
     sweeps, narrower = 0, math.inf
-    lower = upper = values[0]
     while narrower > max(LOOSENESS * (upper - lower).max(), _NEGLIGIBLE * scale):
-        following = sweep(values)
-        change, values = following - values, following
-        smallest, largest = (
-            gamma / (1 - gamma) * extreme for extreme in (change.min(axis=axes), change.max(axis=axes))
-        )
-        lower, upper = values[0] + smallest[0], values[1] + largest[1]
-        narrower = float((largest - smallest).sum())
+        after_low, after_high = (
+            (reward + gamma * kernel.apply(function)).reshape(inside, -1) for function in (low, high)
+        )  # the adversary's states come last
+        change_low, change_high = after_low.min(axis=1) - low, after_high.max(axis=1) - high
+        low, high = low + change_low, high + change_high
+        lower = low + (gamma * change_low.min() - rounding) / (1 - gamma)
+        upper = high + (gamma * change_high.max() + rounding) / (1 - gamma)
+        narrower = gamma / (1 - gamma) * float(np.ptp(change_low) + np.ptp(change_high))
         sweeps += 1
     hops = tuple(next(d for d in range(radius + 1) if j in graph.neighbors(i, d)) for j in members)
+    shape = [sizes[j] for j in members]
+    lower, upper = (reorder(function, sizes, kernel.inside, members).reshape(shape) for function in (lower, upper))
     return Envelope(members, hops, lower, upper, sweeps)
 
 
 def envelope_bytes(chain: ClosedLoop, members: Sequence[int], i: int) -> float:
-    """Memory that an envelope on ``members`` takes at its peak: two functions, before and after a factor is applied."""
-    sizes, left = chain.n_states, set(members)
-    read: set[int] = set()
-    peak = 0.0
-    for k in _order(chain, members):
-        before = _volume(sizes, read, left)
-        left, read = left - {k}, read | set(chain.parents[k])
-        peak = max(peak, before + _volume(sizes, read, left))
-    return 16.0 * max(peak, 2 * _volume(sizes, {*members, *_read_outside(chain, members, i)}, set()))
-
-
-def _read_outside(chain: ClosedLoop, members: Sequence[int], i: int) -> list[int]:
-    read = set(chain.reward_parents[i]).union(*(chain.parents[k] for k in members))
-    return sorted(read - set(members))
-
-
-def _order(chain: ClosedLoop, members: Sequence[int]) -> list[int]:
-    """Elimination order of the members' next states, greedy for the smallest intermediate table."""
-    left, read, order = set(members), set[int](), list[int]()
-    while left:
-        best = min(left, key=lambda k: (_volume(chain.n_states, read | set(chain.parents[k]), left - {k}), k))
-        left.remove(best)
-        read |= set(chain.parents[best])
-        order.append(best)
-    return order
-
-
-def _volume(sizes: Sequence[int], read: set[int], left: set[int]) -> float:
-    return math.prod(float(sizes[j]) for j in read) * math.prod(float(sizes[j]) for j in left)
+    """Memory that an envelope on ``members`` takes at its peak."""
+    everyone = {*members, *read_outside(chain, members)}
+    table = math.prod(float(chain.n_states[j]) for j in everyone)
+    if has_numba():
+        return 8.0 * _TABLES * table
+    return 8.0 * max(_TABLES * table, elimination_cost(chain, greedy_order(chain, members))[1])

@@ -14,13 +14,18 @@ class ProblemTooLarge(MemoryError):
     """A problem that would not fit in memory, refused before anything is allocated."""
 
 
+def memory_limit(limit_gib: float | None = None) -> float:
+    """``limit_gib``, by default 90 % of the memory now available, in GiB."""
+    return 0.9 * psutil.virtual_memory().available / GIB if limit_gib is None else limit_gib
+
+
 def require_memory(needed_bytes: float, what: str, remedy: str, limit_gib: float | None = None) -> None:
     """Refuse what needs more than ``limit_gib`` GiB, by default 90 % of the memory now available.
 
     Raises:
         ProblemTooLarge: naming ``what``, the GiB it would need, the limit, and the ``remedy``.
     """
-    limit = 0.9 * psutil.virtual_memory().available / GIB if limit_gib is None else limit_gib
+    limit = memory_limit(limit_gib)
     if needed_bytes > limit * GIB:
         raise ProblemTooLarge(f"{what} needs {needed_bytes / GIB:.3g} GiB, the limit is {limit:.3g} GiB; {remedy}")
 

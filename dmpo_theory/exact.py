@@ -1,38 +1,74 @@
-r"""Eqs. 1-2: exact local values, discounted occupancy and stationary law of a networked MDP under a local policy.
+r"""Eqs. 1-2: exact local values of a networked MDP under a local policy, with a certificate.
 
-Two routes compute with the closed-loop kernel ``P`` of :mod:`dmpo_theory.closed_loop`:
+Small joint spaces are solved densely: form ``P`` and solve ``(I - gamma P) V = r`` by LU. Others never form ``P``: it
+is applied by elimination (:mod:`dmpo_theory.elimination`) in a discounted series (:mod:`dmpo_theory.series`), one
+agent's value after another, in as many threads as there are processors. :mod:`dmpo_theory.routes` chooses by predicted
+cost. As ``E[r_i(t)|s(0)]`` depends on the states within about t hops of agent i only, the first terms of the series are
+functions of few agents: on a large graph they cost next to nothing.
 
-* *dense*: form ``P`` and solve ``(I - gamma P) V = r`` by LU;
-* *factored*: never form ``P``; apply it factor by factor, and iterate with the MacQueen-Porteus bounds. With
-  ``x_t = gamma^t P^t r_i`` they are rigorous and two-sided: ``V_i`` lies in
-  ``sum_{t<=k} x_t + gamma / (1 - gamma) [min x_k, max x_k]``.
-
-Every result carries its residual, computed from what is returned: ``max |r + gamma P V - V|`` bounds the error in
-value by ``residual / (1 - gamma)``.
-
-References:
-    J. MacQueen, A modified dynamic programming method for Markovian decision problems, 1966.
-    E. Porteus, Some bounds for discounted sequential decision processes, Management Science 18, 1971.
+Every value comes with an enclosure that counts all rounding (:mod:`dmpo_theory.certificate`), from the residual of what
+is returned.
 """
 
 from __future__ import annotations
 
+import math
+import sys
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import scipy.linalg
-from scipy.sparse.csgraph import connected_components
+from tqdm import tqdm
 
+from dmpo_theory.certificate import Certificate
 from dmpo_theory.closed_loop import ClosedLoop, closed_loop
-from dmpo_theory.errors import ProblemTooLarge, require_memory
+from dmpo_theory.elimination import Operator, read_outside
 from dmpo_theory.mdp import Array, LocalPolicy, NetworkedMDP
+from dmpo_theory.parallel import available_threads, in_threads
+from dmpo_theory.routes import (
+    Method,
+    Route,
+    choose_route,
+    operator,
+    predicted_seconds,
+    reorder,
+)
+from dmpo_theory.series import discounted_sum
 
-Method = Literal["auto", "dense", "factored"]
-DENSE_UP_TO = 512
-"""Joint states up to which ``method="auto"`` takes the dense route."""
-_MAX_SWEEPS = 1_000_000
+TOLERANCE = 1e-11
+"""Largest error in value unless asked otherwise, where float64 can certify it."""
+_LIGHT_CONE_FROM = 2**14
+"""Joint states from which a smaller kernel for each of the first sweeps pays for its planning."""
+_LONG = 600.0
+_BLOCK = 64
+
+
+@dataclass(frozen=True)
+class LocalValue:
+    """One agent's value on all joint states.
+
+    Attributes:
+        agent: i.
+        values: ``V_i(x)``, ``[X]``.
+        lower: ``values + lower <= V_i`` on all joint states, rounding counted.
+        upper: ``V_i <= values + upper``, likewise.
+        residual: ``max_x |r_i + gamma P V_i - V_i|`` as computed.
+        sweeps: applications of the kernel; 0 for the dense route.
+    """
+
+    agent: int
+    values: Array
+    lower: float
+    upper: float
+    residual: float
+    sweeps: int
+
+    @property
+    def error_bound(self) -> float:
+        """``|V_i(x) - values[x]|`` is at most this."""
+        return max(-self.lower, self.upper)
 
 
 @dataclass(frozen=True)
@@ -41,34 +77,26 @@ class Values:
 
     Attributes:
         values: ``V_i(x)``, ``[n, X]``.
-        residual: ``max_x |r_i + gamma P V_i - V_i|`` for each agent, ``[n]``.
-        error_bound: ``max residual / (1 - gamma)``, bounds ``|V_i(x) - values[i, x]|`` up to rounding.
-        method: the route taken.
-        sweeps: applications of the kernel; 0 for the dense route.
+        lower: ``values[i] + lower[i] <= V_i`` on all joint states, rounding counted, ``[n]``.
+        upper: ``V_i <= values[i] + upper[i]``, likewise, ``[n]``.
+        residual: ``max_x |r_i + gamma P V_i - V_i|`` as computed, ``[n]``.
+        method: the route taken, see :mod:`dmpo_theory.routes`.
+        sweeps: applications of the kernel, those on a light cone included, all agents together; 0 if dense.
         seconds: wall time.
     """
 
     values: Array
+    lower: Array
+    upper: Array
     residual: Array
-    error_bound: float
-    method: str
+    method: Route
     sweeps: int
     seconds: float
 
-
-@dataclass(frozen=True)
-class StateLaw:
-    """A law of the joint state.
-
-    Attributes:
-        law: probabilities, ``[X]``, sum 1.
-        residual: L1 norm of the defining equation's residual.
-        method: the route taken.
-    """
-
-    law: Array
-    residual: float
-    method: str
+    @property
+    def error_bound(self) -> float:
+        """``|V_i(x) - values[i, x]|`` is at most this for every agent and joint state."""
+        return float(max(-self.lower.min(), self.upper.max()))
 
 
 def local_values(
@@ -77,6 +105,7 @@ def local_values(
     *,
     method: Method = "auto",
     tolerance: float | None = None,
+    threads: int | None = None,
     memory_limit_gib: float | None = None,
 ) -> Values:
     """All local values ``V_i(x) = E[sum_t gamma^t r_i(t) | s(0) = x]`` on all joint states.
@@ -84,195 +113,211 @@ def local_values(
     Args:
         mdp: the networked MDP.
         policy: a local policy of it.
-        method: ``"dense"``, ``"factored"``, or ``"auto"``: dense up to 512 joint states.
-        tolerance: largest error in value; the residual is at most ``(1 - gamma) tolerance``. By default 1e-10, or what
-            float64 can give where values are so large that it cannot give that; ``error_bound`` says what was reached.
+        method: a route of :mod:`dmpo_theory.routes`; by default the one predicted to be fastest.
+        tolerance: largest error in value, rounding counted. By default 1e-11, or what float64 can certify where gamma
+            is so near 1, or rewards are so large, that it cannot certify that; ``error_bound`` says what was reached.
+        threads: agents solved at once; by default one for each processor.
         memory_limit_gib: refuse what needs more; by default 90 % of the memory available.
 
     Raises:
         ProblemTooLarge: before any allocation, with the GiB it would take.
-        ArithmeticError: float64 cannot reach the tolerance; the message says what was reached.
+        ArithmeticError: float64 cannot certify the tolerance; the message says which it can.
 
     Example:
         >>> from dmpo_theory.graph import ring
         >>> from dmpo_theory.instances import random_mdp, random_policy
         >>> mdp = random_mdp(ring(4), rng=0)
         >>> result = local_values(mdp, random_policy(mdp, rng=1))
-        >>> result.values.shape, result.error_bound < 1e-10
+        >>> result.values.shape, result.error_bound < 1e-11
         ((4, 16), True)
     """
     started = time.perf_counter()
     chain = closed_loop(mdp, policy)
-    dense = _use_dense(chain, method, chain.n, memory_limit_gib)
-    rewards = chain.reward_functions()
-    if tolerance is None:  # a value of size r / (1 - gamma) leaves a residual of a few units in its last place
-        tolerance = max(1e-10, 8 * np.finfo(np.float64).eps * float(np.abs(rewards).max()) / (1 - mdp.gamma) ** 2)
-    sweeps = 0
-    if dense:
-        factors = scipy.linalg.lu_factor(np.eye(chain.size) - mdp.gamma * chain.matrix)
-        values: Array = scipy.linalg.lu_solve(factors, rewards.T).T
-    else:
-        values, sweeps = _discounted_sums(chain, mdp.gamma, rewards, tolerance)
-    for attempt in range(4):  # iterative refinement: rounding in the first solve may leave a larger residual
-        after = values @ chain.matrix.T if dense else chain.apply(values)
-        residuals = rewards + mdp.gamma * after - values
-        residual = np.abs(residuals).max(axis=1)
-        if residual.max() <= (1 - mdp.gamma) * tolerance:
-            seconds = time.perf_counter() - started
-            bound = float(residual.max() / (1 - mdp.gamma))
-            return Values(values, residual, bound, "dense" if dense else "factored", sweeps, seconds)
-        if attempt < 3:
-            if dense:
-                values = values + scipy.linalg.lu_solve(factors, residuals.T).T
-            else:
-                correction, more = _discounted_sums(chain, mdp.gamma, residuals, tolerance / 2)
-                values, sweeps = values + correction, sweeps + more
-    raise ArithmeticError(
-        f"values are good to {residual.max() / (1 - mdp.gamma):.2g} only: float64 cannot reach tolerance = "
-        f"{tolerance:g} at gamma = {mdp.gamma:g} and rewards of size {np.abs(rewards).max():.3g}; "
-        "ask for a larger tolerance"
+    threads = threads or available_threads()
+    route = choose_route(chain, method, chain.n, threads, memory_limit_gib)
+    values = np.empty((chain.n, chain.size))
+    found = []
+    for value in _each_value(chain, mdp.gamma, range(chain.n), route, tolerance, threads):
+        values[value.agent] = value.values
+        found.append(value)
+    return Values(
+        values,
+        np.array([value.lower for value in found]),
+        np.array([value.upper for value in found]),
+        np.array([value.residual for value in found]),
+        route,
+        sum(value.sweeps for value in found),
+        time.perf_counter() - started,
     )
 
 
-def occupancy(
+def each_value(
     mdp: NetworkedMDP,
     policy: LocalPolicy,
-    start: Array | None = None,
+    agents: Sequence[int] | None = None,
     *,
     method: Method = "auto",
-    tolerance: float = 1e-10,
+    tolerance: float | None = None,
+    threads: int | None = None,
     memory_limit_gib: float | None = None,
-) -> StateLaw:
-    """Normalised discounted occupancy ``d(x) = (1 - gamma) sum_t gamma^t Pr(s(t) = x)``.
+) -> Iterator[LocalValue]:
+    """Local values one agent after another, in their order, so that no more than ``threads`` of them are held at once.
 
     Args:
         mdp: the networked MDP.
         policy: a local policy of it.
-        start: law of ``s(0)``, ``[X]``; uniform by default.
+        agents: whose values; by default everybody's.
         method: as in :func:`local_values`.
-        tolerance: largest L1 error of ``d``.
+        tolerance: as in :func:`local_values`.
+        threads: as in :func:`local_values`.
         memory_limit_gib: as in :func:`local_values`.
     """
-    chain, gamma = closed_loop(mdp, policy), mdp.gamma
-    dense = _use_dense(chain, method, 1, memory_limit_gib)
-    start = _start_law(chain, start)
-    if dense:
-        law: Array = (1 - gamma) * scipy.linalg.solve((np.eye(chain.size) - gamma * chain.matrix).T, start)
-        residual = np.abs((1 - gamma) * start + gamma * law @ chain.matrix - law).sum()
-        return StateLaw(law, float(residual), "dense")
-    state, weight = start, 1.0
-    law = np.zeros(chain.size)
-    for _ in range(_MAX_SWEEPS):
-        following = chain.push(state)
-        # With the tail closed by the current law the residual is weight |following - state|, telescoping.
-        if weight * gamma * np.abs(following - state).sum() <= (1 - gamma) * tolerance:
-            break
-        law += (1 - gamma) * weight * state
-        state, weight = following, weight * gamma
-    else:
-        raise ArithmeticError(f'no convergence in {_MAX_SWEEPS} sweeps at gamma = {gamma!r}; use method="dense"')
-    law += weight * state
-    residual = np.abs((1 - gamma) * start + gamma * chain.push(law) - law).sum()
-    return StateLaw(law, float(residual), "factored")
+    chain = closed_loop(mdp, policy)
+    threads = threads or available_threads()
+    route = choose_route(chain, method, threads, threads, memory_limit_gib)
+    wanted = range(chain.n) if agents is None else agents
+    return _each_value(chain, mdp.gamma, wanted, route, tolerance, threads)
 
 
-def stationary(
+def mean_value(
     mdp: NetworkedMDP,
     policy: LocalPolicy,
-    start: Array | None = None,
     *,
     method: Method = "auto",
-    tolerance: float = 1e-12,
+    tolerance: float | None = None,
     memory_limit_gib: float | None = None,
-) -> StateLaw:
-    """The stationary law that the chain's time averages approach from ``start`` (uniform by default).
+) -> LocalValue:
+    """The value of the global reward, ``V = (1/n) sum_i V_i``, in one solve; arguments as :func:`local_values`.
 
-    Periodic and reducible chains are allowed: with several recurrent classes the answer depends on ``start``. On the
-    factored route ``tolerance`` bounds the residual ``|d P - d|_1``, not the error: a chain that hardly mixes has a
-    small residual far from its limit, and is better solved densely.
+    Its ``agent`` is -1.
     """
     chain = closed_loop(mdp, policy)
-    dense = _use_dense(chain, method, 1, memory_limit_gib)
-    start = _start_law(chain, start)
-    if dense:
-        law, route = _dense_stationary(chain.matrix, start), "dense"
-    else:
-        law, route = start, "factored"
-        for _ in range(_MAX_SWEEPS):
-            following = chain.push(law)
-            if np.abs(following - law).sum() <= tolerance:
-                break
-            law = (law + following) / 2  # the lazy chain has the same limit and no period
-        else:
-            raise ArithmeticError(f'no convergence in {_MAX_SWEEPS} sweeps; use method="dense", or a larger tolerance')
-        law = law / law.sum()
-    return StateLaw(law, float(np.abs(chain.push(law) - law).sum()), route)
+    route = choose_route(chain, method, 2, 1, memory_limit_gib)
+    everybody, reward = range(chain.n), np.zeros(chain.size)
+    for table, members in zip(chain.rewards, chain.reward_parents, strict=True):
+        reward += reorder(table.reshape(-1), chain.n_states, members, everybody)
+    if route == "dense":
+        return next(_dense_values(chain, mdp.gamma, [-1], (reward / chain.n)[None], tolerance))
+    return _solve(chain, mdp.gamma, route, tolerance, -1, everybody, reward / chain.n)
 
 
-def _discounted_sums(chain: ClosedLoop, gamma: float, terms: Array, tolerance: float) -> tuple[Array, int]:
-    """``sum_t gamma^t P^t f`` for each row ``f``, to ``tolerance``; and how often the kernel was applied."""
-    total = terms.copy()
-    if gamma == 0:
-        return total, 0
-    for sweep in range(_MAX_SWEEPS):
-        low, high = terms.min(axis=1), terms.max(axis=1)
-        half_width = gamma / (1 - gamma) * (high - low).max() / 2
-        if half_width <= tolerance / 4:  # the rest is for rounding
-            return total + (gamma / (1 - gamma) * (high + low) / 2)[:, None], sweep
-        terms = gamma * chain.apply(terms)
-        total += terms
-    raise ArithmeticError(f"no convergence in {_MAX_SWEEPS} sweeps at gamma = {gamma!r}; lower gamma")
-
-
-def _dense_stationary(kernel: Array, start: Array) -> Array:
-    count, label = connected_components(kernel > 0, directed=True, connection="strong")
-    closed = [c for c in range(count) if kernel[np.ix_(label == c, label != c)].sum() == 0]
-    recurrent = np.isin(label, closed)
-    law = np.where(recurrent, start, 0.0)
-    if not recurrent.all():  # where transient mass is absorbed
-        inner = kernel[np.ix_(~recurrent, ~recurrent)]
-        visits = scipy.linalg.solve((np.eye(len(inner)) - inner).T, start[~recurrent])
-        law[recurrent] += visits @ kernel[np.ix_(~recurrent, recurrent)]
-    for c in closed:
-        inside = label == c
-        mass = law[inside].sum()
-        inner = kernel[np.ix_(inside, inside)]
-        equations = np.vstack([np.eye(len(inner)) - inner.T, np.ones(len(inner))])
-        solution = scipy.linalg.lstsq(equations, np.append(np.zeros(len(inner)), 1.0))[0]
-        law[inside] = mass * solution
-    return law
-
-
-def _use_dense(chain: ClosedLoop, method: Method, columns: int, limit_gib: float | None) -> bool:
-    if method not in ("auto", "dense", "factored"):
-        raise ValueError(f'method = {method!r}; choose "auto", "dense" or "factored"')
-    what = f"a joint space of {chain.size:.6g} states ({chain.n} agents)"
-    if method == "dense" or (method == "auto" and chain.size <= DENSE_UP_TO):
-        remedy = 'use method="factored", or fewer agents or local states'
-        require_memory(8.0 * (3 * chain.size**2 + 4 * columns * chain.size), f"{what}, dense,", remedy, limit_gib)
-        _check_axes(chain)
-        return True
-    needed = chain.peak_bytes(columns) + 8.0 * 4 * columns * chain.size
-    require_memory(needed, f"{what}, factored,", "use fewer agents or local states, or a sparser graph", limit_gib)
-    _check_axes(chain)
-    return False
-
-
-def _check_axes(chain: ClosedLoop) -> None:
-    if chain.n > 25:  # numpy's einsum has 52 labels, one for each s_i and s_i'
-        raise ProblemTooLarge(
-            f"{chain.n} agents need more array axes than numpy has, few as their joint states are; "
-            "leave out agents that have one state only"
+def _each_value(
+    chain: ClosedLoop, gamma: float, agents: Sequence[int], route: Route, tolerance: float | None, threads: int
+) -> Iterator[LocalValue]:
+    if route == "dense":
+        yield from _dense_values(chain, gamma, agents, chain.reward_functions()[list(agents)], tolerance)
+        return
+    seconds = predicted_seconds(chain, route, len(agents)) / threads
+    bar = tqdm(total=len(agents), desc="exact values", unit="agent", disable=seconds < _LONG)
+    if seconds >= _LONG:
+        slow = predicted_seconds(chain, route, len(agents), math.log(1e12) / -math.log(gamma)) / threads
+        tqdm.write(
+            f"Exact values of {len(agents)} agents on {chain.size:.6g} joint states: about {seconds / 60:.0f} minutes, "
+            f"up to {slow / 60:.0f} if the chain hardly mixes.",
+            sys.stderr,
         )
 
+    def solve(i: int) -> LocalValue:
+        return _solve(chain, gamma, route, tolerance, i, chain.reward_parents[i], chain.rewards[i].reshape(-1))
 
-def _start_law(chain: ClosedLoop, start: Array | None) -> Array:
-    if start is None:
-        return np.full(chain.size, 1.0 / chain.size)
-    start = np.asarray(start, dtype=np.float64).reshape(-1)
-    if start.shape != (chain.size,) or not (start >= 0).all() or abs(start.sum() - 1) > 1e-9:
-        raise ValueError(
-            f"start has shape {start.shape} and sum {start.sum():.12g}; give the probabilities of all "
-            f"{chain.size} joint states"
-        )
-    return start
+    with bar:
+        for value in in_threads(solve, agents, threads if len(agents) > 1 else 1):
+            bar.update()
+            yield value
+
+
+def _solve(
+    chain: ClosedLoop,
+    gamma: float,
+    route: Route,
+    tolerance: float | None,
+    agent: int,
+    members: Sequence[int],
+    reward: Array,
+) -> LocalValue:
+    """The value of a reward that depends on the states of ``members``, as a function of all agents' states."""
+    reads, sizes = _closure(chain, members), chain.n_states
+    kernel = operator(chain, route, None if len(reads) == chain.n else reads)
+    agents, size = kernel.inside, float(np.abs(reward).max())
+    certificate = Certificate(chain, gamma, agents, kernel.roundings)
+    wanted = max(TOLERANCE, certificate.reachable(size)) if tolerance is None else tolerance
+    values, sweeps = _iterate(chain, gamma, route, kernel, members, reward, wanted / 4)
+    reward = reorder(reward, sizes, members, agents)
+    for attempt in range(3):  # rounding in the sweeps may leave a residual that another few correct
+        residuals = reward + gamma * kernel.apply(values) - values
+        error = certificate.rounding(size, float(np.abs(values).max()))
+        lower, upper = certificate.enclosure(float(residuals.min()), float(residuals.max()), error)
+        if max(-lower, upper) <= wanted:
+            spread = reorder(values, sizes, agents, range(chain.n))
+            return LocalValue(agent, spread, lower, upper, float(np.abs(residuals).max()), sweeps + 1)
+        if attempt < 2:
+            correction, more = discounted_sum(kernel, residuals, residuals.copy(), gamma, wanted / 4)
+            values, sweeps = values + correction, sweeps + more + 1
+    raise _out_of_reach(agent, wanted, max(-lower, upper), gamma, size)
+
+
+def _iterate(
+    chain: ClosedLoop,
+    gamma: float,
+    route: Route,
+    kernel: Operator,
+    members: Sequence[int],
+    reward: Array,
+    half_width: float,
+) -> tuple[Array, int]:
+    """``sum_t gamma^t P^t r`` as a function of the kernel's agents, and the number of sweeps."""
+    sizes, term, total, sweeps = chain.n_states, reward, reward, 0
+    while chain.size >= _LIGHT_CONE_FROM and len(members) < len(kernel.inside):
+        cone = operator(chain, route, members)
+        term = gamma * cone.apply(reorder(term, sizes, members, cone.inside))
+        total = reorder(total, sizes, members, cone.outside) + term
+        members, sweeps = cone.outside, sweeps + 1
+    term, total = (reorder(function, sizes, members, kernel.inside).copy() for function in (term, total))
+    values, more = discounted_sum(kernel, term, total, gamma, half_width)
+    return values, sweeps + more
+
+
+def _closure(chain: ClosedLoop, members: Sequence[int]) -> tuple[int, ...]:
+    """Everybody whose state may ever matter to a function of the members' states."""
+    reached = set(members)
+    while more := read_outside(chain, reached):
+        reached |= more
+    return tuple(sorted(reached))
+
+
+def _dense_values(
+    chain: ClosedLoop, gamma: float, agents: Sequence[int], rewards: Array, tolerance: float | None
+) -> Iterator[LocalValue]:
+    kernel, size = chain.matrix, float(np.abs(rewards).max())
+    roundings = chain.n + min(chain.size, _BLOCK) + -(-chain.size // _BLOCK)
+    certificate = Certificate(chain, gamma, range(chain.n), roundings)
+    wanted = max(TOLERANCE, certificate.reachable(size)) if tolerance is None else tolerance
+    factors = scipy.linalg.lu_factor(np.eye(chain.size) - gamma * kernel, overwrite_a=True, check_finite=False)
+    values = scipy.linalg.lu_solve(factors, rewards.T, check_finite=False).T
+    for attempt in range(3):
+        residuals = rewards + gamma * _by_blocks(kernel, values) - values
+        error = certificate.rounding(size, float(np.abs(values).max()))
+        ends = [certificate.enclosure(float(row.min()), float(row.max()), error) for row in residuals]
+        reached = max(max(-lower, upper) for lower, upper in ends)
+        if reached <= wanted:
+            for i, row, (lower, upper), left in zip(agents, values, ends, residuals, strict=True):
+                yield LocalValue(i, row, lower, upper, float(np.abs(left).max()), 0)
+            return
+        if attempt < 2:
+            values = values + scipy.linalg.lu_solve(factors, residuals.T, check_finite=False).T
+    raise _out_of_reach(agents[0], wanted, reached, gamma, size)
+
+
+def _by_blocks(kernel: Array, values: Array) -> Array:
+    """``P V`` summed block by block, which rounds less often than one long sum."""
+    total = np.zeros_like(values)
+    for at in range(0, len(kernel), _BLOCK):
+        total += values[:, at : at + _BLOCK] @ kernel[:, at : at + _BLOCK].T
+    return total
+
+
+def _out_of_reach(i: int, wanted: float, reached: float, gamma: float, size: float) -> ArithmeticError:
+    return ArithmeticError(
+        f"values of agent {i} are good to {reached:.2g} only: float64 cannot certify tolerance = {wanted:g} at "
+        f"gamma = {gamma:g} and rewards of size {size:.3g}; ask for tolerance = {1.1 * reached:.2g} or more"
+    )

@@ -8,7 +8,7 @@ laws is a point mass on the unseen states that are farthest away, so :func:`span
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,12 +22,13 @@ class ProductLaw:
 
     marginals: tuple[Array, ...]
 
-    def average(self, function: Array, unseen: Sequence[int]) -> Array:
-        """Mean of ``function [S_0, ..., S_{n-1}]`` over the unseen agents' states; those axes become 1."""
-        for j in unseen:
-            weights = self.marginals[j].reshape([-1 if k == j else 1 for k in range(function.ndim)])
-            function = (function * weights).sum(axis=j, keepdims=True)
-        return function
+    def averages(self, function: Array, shells: Iterable[Sequence[int]]) -> Iterator[Array]:
+        """Means of ``function [S_0, ..., S_{n-1}]`` over the first shell of agents, the first two ...; axes kept."""
+        for shell in shells:
+            for j in shell:
+                weights = self.marginals[j].reshape([-1 if k == j else 1 for k in range(function.ndim)])
+                function = (function * weights).sum(axis=j, keepdims=True)
+            yield function
 
 
 @dataclass(frozen=True)
@@ -39,15 +40,15 @@ class JointLaw:
 
     probabilities: Array
 
-    def average(self, function: Array, unseen: Sequence[int]) -> Array:
-        """Conditional mean of ``function [S_0, ..., S_{n-1}]`` given the seen agents' states."""
-        axes = tuple(unseen)
-        weights = self.probabilities.reshape(function.shape)
-        mass = weights.sum(axis=axes, keepdims=True)
-        total = (weights * function).sum(axis=axes, keepdims=True)
-        mean = function.mean(axis=axes, keepdims=True)
-        result: Array = np.where(mass > 0, total / np.where(mass > 0, mass, 1.0), mean)
-        return result
+    def averages(self, function: Array, shells: Iterable[Sequence[int]]) -> Iterator[Array]:
+        """Conditional means of ``function [S_0, ..., S_{n-1}]`` given all but the first shell, all but two, ..."""
+        mass, mean = self.probabilities.reshape(function.shape), function
+        total = mass * function
+        for shell in shells:
+            axes = tuple(shell)
+            mass, total = mass.sum(axis=axes, keepdims=True), total.sum(axis=axes, keepdims=True)
+            mean = mean.mean(axis=axes, keepdims=True)
+            yield np.where(mass > 0, total / np.where(mass > 0, mass, 1.0), mean)
 
 
 ReferenceLaw = ProductLaw | JointLaw
@@ -80,7 +81,7 @@ def extended_value(mdp: NetworkedMDP, value: Array, seen: Sequence[int], law: Re
         array([0.5, 0.5, 3.5, 3.5])
     """
     unseen = [j for j in range(mdp.n) if j not in set(seen)]
-    mean = law.average(value.reshape(mdp.n_states), unseen)
+    (mean,) = law.averages(value.reshape(mdp.n_states), [unseen])
     return np.broadcast_to(mean, mdp.n_states).reshape(-1)
 
 
@@ -88,21 +89,22 @@ def deviation(mdp: NetworkedMDP, values: Array, law: ReferenceLaw) -> Array:
     """``max_s |V_i(s) - V_i(s_{N_i^kappa})|`` for every agent and ``kappa = 0 .. n-1``: ``[n, n]``."""
     result = np.zeros((mdp.n, mdp.n))
     for i in range(mdp.n):
-        for kappa in range(mdp.n):
-            extended = extended_value(mdp, values[i], mdp.graph.neighbors(i, kappa), law)
-            result[i, kappa] = np.abs(values[i] - extended).max()
+        means = law.averages(values[i].reshape(mdp.n_states), (shell for _, shell in _shells(mdp, i)))
+        for (kappa, (low, high)), mean in zip(_envelopes(mdp, values[i], i), means, strict=True):
+            result[i, kappa] = max((high - mean).max(), (mean - low).max())
     return result
 
 
 def span(mdp: NetworkedMDP, values: Array) -> Array:
-    """Worst ``|V_i(s) - V_i(s_{N_i^kappa})|`` over all states and all reference laws, ``kappa = 0 .. n-1``: ``[n, n]``.
+    """Worst ``|V_i(s) - V_i(s_{N_i^kappa})|`` over all states and reference laws, ``kappa = 0 .. n-1``: ``[n, n]``."""
+    return np.stack([agent_span(mdp, values[i], i) for i in range(mdp.n)])
 
-    It is the largest ``max - min`` of ``V_i`` over joint states that agree on ``N_i^kappa``.
-    """
-    result = np.zeros((mdp.n, mdp.n))
-    for i in range(mdp.n):
-        for kappa, (low, high) in _envelopes(mdp, values[i], i):
-            result[i, kappa] = (high - low).max()
+
+def agent_span(mdp: NetworkedMDP, value: Array, i: int) -> Array:
+    """Largest ``max - min`` of ``V_i`` over joint states that agree on ``N_i^kappa``, ``kappa = 0 .. n-1``: ``[n]``."""
+    result = np.zeros(mdp.n)
+    for kappa, (low, high) in _envelopes(mdp, value, i):
+        result[kappa] = (high - low).max()
     return result
 
 
@@ -122,11 +124,17 @@ def mean_span(mdp: NetworkedMDP, values: Array) -> Array:
 
 
 def _envelopes(mdp: NetworkedMDP, value: Array, i: int) -> Iterator[tuple[int, tuple[Array, Array]]]:
-    """Min and max of ``value`` over the states outside ``N_i^kappa``, outermost shell first as the balls are nested."""
+    """Min and max of ``value`` over the states outside ``N_i^kappa``, from the largest kappa to 0."""
     low = high = value.reshape(mdp.n_states)
+    for kappa, shell in _shells(mdp, i):
+        low, high = low.min(axis=shell, keepdims=True), high.max(axis=shell, keepdims=True)
+        yield kappa, (low, high)
+
+
+def _shells(mdp: NetworkedMDP, i: int) -> Iterator[tuple[int, tuple[int, ...]]]:
+    """For ``kappa = n-1 .. 0`` the agents that leave the neighbourhood; balls are nested, so they need one pass."""
     inner = set(range(mdp.n))
     for kappa in reversed(range(mdp.n)):
         ball = set(mdp.graph.neighbors(i, kappa))
-        shell = tuple(inner - ball)
-        low, high, inner = low.min(axis=shell, keepdims=True), high.max(axis=shell, keepdims=True), ball
-        yield kappa, (low, high)
+        yield kappa, tuple(sorted(inner - ball))
+        inner = ball

@@ -27,6 +27,7 @@ from dmpo_theory.closed_loop import closed_loop
 from dmpo_theory.extended import ReferenceLaw, extended_value
 from dmpo_theory.graph import AgentGraph
 from dmpo_theory.mdp import Array, LocalPolicy, NetworkedMDP, contract, on_joint_states
+from dmpo_theory.routes import apply_kernel, operator, reorder
 
 Reading = Literal["eq9", "theorem2"]
 Reward = Literal["global", "neighborhood", "own"]
@@ -44,20 +45,49 @@ def state_gradient(mdp: NetworkedMDP, policy: LocalPolicy, i: int, continuation:
         continuation: ``f``, ``[X]``.
         reward_weights: ``w``, ``[n]``.
     """
-    chain = closed_loop(mdp, policy)
-    n, action, after = mdp.n, mdp.n, mdp.n + 1
-    states = list(range(n))
-    following = chain.apply(continuation[None], keep=i)[0].reshape(*mdp.n_states, mdp.n_states[i])
-    axes = [*mdp.transition_parents[i], action, after]
-    q: Array = mdp.gamma * contract(mdp.transition[i], axes, following, [*states, after], [*states, action])
+    chain, n_actions = closed_loop(mdp, policy), mdp.n_actions[i]
+    # What does not depend on a_i cancels, so the value of action 0 may be left out of all.
+    q = np.zeros((mdp.n_joint_states, n_actions))
+    for a in range(1, n_actions):
+        q[:, a] = mdp.gamma * apply_kernel(chain.replacing(i, _against_action_0(mdp, policy, i, a)), continuation)
     others = np.asarray(reward_weights, dtype=np.float64).copy()
     others[i] = 0.0
-    q = q + (others @ chain.reward_functions()).reshape(*mdp.n_states, 1)
-    own = mdp.reward[i].reshape([mdp.n_states[j] if j == i else 1 for j in states] + [mdp.n_actions[i]])
-    q = (q + reward_weights[i] * own).reshape(-1, mdp.n_actions[i])
+    q += (others @ chain.reward_functions())[:, None]
+    q += reward_weights[i] * on_joint_states(mdp.reward[i], (i,), mdp.n_states)
     pi = on_joint_states(policy.table[i], policy.parents[i], mdp.n_states)
     centred: Array = q - (pi * q).sum(axis=1, keepdims=True)
     return pi * centred
+
+
+def largest_state_gradient(mdp: NetworkedMDP, policy: LocalPolicy, i: int, continuation: Array) -> float:
+    """``max_s |E[gamma f(s') grad log pi_i | s]|`` in the 2-norm: the worst law of the state; ``f`` is ``[X]``.
+
+    As :func:`state_gradient` without rewards, but nothing of ``A_i`` times the joint space is held.
+    """
+    chain, everybody = closed_loop(mdp, policy), range(mdp.n)
+    order = operator(chain).inside
+    pi = [
+        reorder(policy.table[i][..., a].reshape(-1), mdp.n_states, policy.parents[i], order)
+        for a in range(mdp.n_actions[i])
+    ]
+    function = reorder(continuation, mdp.n_states, everybody, order)
+    q, mean = list[Array](), np.zeros(mdp.n_joint_states)
+    for a in range(1, mdp.n_actions[i]):
+        kernel = operator(chain.replacing(i, _against_action_0(mdp, policy, i, a)))
+        q.append(kernel.apply(function))
+        mean += pi[a] * q[-1]
+    squares = (pi[0] * mean) ** 2
+    for probability, value in zip(pi[1:], q, strict=True):
+        squares += (probability * (value - mean)) ** 2
+    return mdp.gamma * float(np.sqrt(squares.max()))
+
+
+def _against_action_0(mdp: NetworkedMDP, policy: LocalPolicy, i: int, a: int) -> Array:
+    """``p_i(s_i'|., a) - p_i(s_i'|., 0)`` over the parents in the closed loop, ``[S_j for j in parents] + [S_i]``."""
+    chain, read = closed_loop(mdp, policy), mdp.transition_parents[i]
+    difference = mdp.transition[i][..., a, :] - mdp.transition[i][..., 0, :]
+    shape = [mdp.n_states[j] if j in read else 1 for j in chain.parents[i]]
+    return np.broadcast_to(difference.reshape(*shape, -1), chain.kernels[i].shape)
 
 
 def policy_gradient(mdp: NetworkedMDP, policy: LocalPolicy, values: Array, law: Array) -> tuple[Array, ...]:
@@ -66,14 +96,12 @@ def policy_gradient(mdp: NetworkedMDP, policy: LocalPolicy, values: Array, law: 
     Args:
         mdp: the networked MDP.
         policy: a local policy of it.
-        values: exact ``V_i``, ``[n, X]``.
+        values: exact ``V_i``, ``[n, X]``, or their mean ``[X]``.
         law: the law ``d`` of the state, ``[X]``.
     """
-    weights = np.full(mdp.n, 1 / mdp.n)
-    return tuple(
-        expected_gradient(mdp, policy, i, state_gradient(mdp, policy, i, values.mean(axis=0), weights), law)
-        for i in range(mdp.n)
-    )
+    mean = values if values.ndim == 1 else values.mean(axis=0)
+    through = _through_kernels(mdp, policy, mean, range(mdp.n), law)
+    return tuple(_in_logits(mdp, policy, i, through[i], law, 1 / mdp.n) for i in range(mdp.n))
 
 
 def truncated_gradient(
@@ -89,6 +117,9 @@ def truncated_gradient(
 ) -> tuple[Array, ...]:
     """The truncated gradient of every agent: ``n`` arrays shaped as the policy's tables.
 
+    A function of ``s'_U`` moves with agent i's policy through the factors in ``U`` alone, so each extended value needs
+    one reverse pass over its own neighbourhood, for all agents in it at once.
+
     Args:
         mdp: the networked MDP.
         policy: a local policy of it.
@@ -99,18 +130,33 @@ def truncated_gradient(
         reading: whose neighbourhood ``V_j`` is conditioned on, see the module's page.
         reward: which rewards enter, and how weighted.
     """
-    return tuple(
-        expected_gradient(
-            mdp,
-            policy,
-            i,
-            truncated_state_gradient(
-                mdp, policy, i, values, kappa, reference=reference, reading=reading, reward=reward
-            ),
-            law,
-        )
-        for i in range(mdp.n)
-    )
+    everybody = tuple(range(mdp.n))
+    balls = [mdp.graph.neighbors(i, kappa) for i in everybody]
+    # (function of the joint state, what it sees, whose policies it counts for)
+    parts: list[tuple[Array, tuple[int, ...], Sequence[int]]] = []
+    if reading == "eq9":  # j counts for those that see it, which are those that it sees
+        complete = [j for j in everybody if len(balls[j]) == mdp.n]
+        parts = [
+            (extended_value(mdp, values[j], balls[j], reference), balls[j], balls[j])
+            for j in everybody
+            if len(balls[j]) < mdp.n
+        ]
+        if complete:
+            parts.append((values[complete].sum(axis=0), everybody, everybody))
+    elif reading == "theorem2":
+        for ball in dict.fromkeys(balls):
+            total = values[list(ball)].sum(axis=0)
+            counts = tuple(i for i in everybody if balls[i] == ball)
+            parts.append((extended_value(mdp, total, ball, reference), ball, counts))
+    else:
+        raise _unknown_reading(reading)
+    through = [np.zeros_like(kernel) for kernel in closed_loop(mdp, policy).kernels]
+    for function, seen, count_for in parts:
+        found = _through_kernels(mdp, policy, function / mdp.n, seen, law)
+        for i in count_for:
+            through[i] += found[i]
+    weights = [_reward_weights(mdp, i, balls[i], reward)[i] for i in everybody]
+    return tuple(_in_logits(mdp, policy, i, through[i], law, weights[i]) for i in everybody)
 
 
 def truncated_state_gradient(
@@ -138,7 +184,7 @@ def conditioning_sets(graph: AgentGraph, i: int, kappa: float, reading: Reading)
         return {j: graph.neighbors(j, kappa) for j in members}
     if reading == "theorem2":
         return dict.fromkeys(members, members)
-    raise ValueError(f'reading = {reading!r}; choose "eq9" or "theorem2"')
+    raise _unknown_reading(reading)
 
 
 def expected_gradient(mdp: NetworkedMDP, policy: LocalPolicy, i: int, by_state: Array, law: Array) -> Array:
@@ -166,3 +212,50 @@ def _reward_weights(mdp: NetworkedMDP, i: int, members: Sequence[int], reward: R
     else:
         raise ValueError(f'reward = {reward!r}; choose "global", "neighborhood" or "own"')
     return weights
+
+
+def _unknown_reading(reading: str) -> ValueError:
+    return ValueError(f'reading = {reading!r}; choose "eq9" or "theorem2"')
+
+
+def _through_kernels(
+    mdp: NetworkedMDP, policy: LocalPolicy, function: Array, seen: Sequence[int], law: Array
+) -> dict[int, Array]:
+    """``d E_{s ~ law} E[f(s')|s] / d P_i`` for each i in ``seen``, of an ``f [X]`` that depends on ``s'_seen`` only."""
+    chain = closed_loop(mdp, policy)
+    kernel = operator(chain, inside=None if len(seen) == mdp.n else seen)
+    table = function.reshape(mdp.n_states)[tuple(slice(None) if j in seen else 0 for j in range(mdp.n))]
+    read = sorted(kernel.outside)
+    return kernel.factor_gradients(
+        reorder(marginal(law, read, mdp.n_states), mdp.n_states, read, kernel.outside),
+        reorder(table.reshape(-1), mdp.n_states, sorted(seen), kernel.inside),
+    )
+
+
+def _in_logits(mdp: NetworkedMDP, policy: LocalPolicy, i: int, through: Array, law: Array, weight: float) -> Array:
+    """From the gradient in ``P_i``, and the own reward at a weight, to the one in agent i's softmax logits.
+
+    The other agents' rewards do not depend on ``a_i`` and cancel.
+    """
+    chain, n = closed_loop(mdp, policy), mdp.n
+    acts, action, after = list(policy.parents[i]), n, n + 1
+    axes = [*mdp.transition_parents[i], action, after]
+    q: Array = mdp.gamma * contract(through, [*chain.parents[i], after], mdp.transition[i], axes, [*acts, action])
+    members = sorted({*acts, i})
+    visited = marginal(law, members, mdp.n_states).reshape([mdp.n_states[j] for j in members])
+    q = q + weight * contract(visited, members, mdp.reward[i], [i, action], [*acts, action])
+    pi = policy.table[i]
+    return np.asarray(pi * (q - (pi * q).sum(axis=-1, keepdims=True)))
+
+
+def marginal(law: Array, members: Sequence[int], n_states: Sequence[int]) -> Array:
+    """The law of the states of ``members`` (ascending), ``[prod S_j]``, from one of the joint state, ``[X]``."""
+    kept, runs = set(members), list[tuple[bool, int]]()
+    for j, size in enumerate(n_states):  # neighbouring axes with the same fate are one axis
+        if runs and runs[-1][0] == (j in kept):
+            runs[-1] = (j in kept, runs[-1][1] * size)
+        else:
+            runs.append((j in kept, size))
+    axes = tuple(axis for axis, (keep, _) in enumerate(runs) if not keep)
+    summed: Array = law.reshape([size for _, size in runs]).sum(axis=axes)
+    return summed.reshape(-1)

@@ -14,10 +14,12 @@ from typing import Any
 import numpy as np
 
 from dmpo_theory.errors import unknown_name
-from dmpo_theory.exact import Method, StateLaw, Values, local_values, occupancy
+from dmpo_theory.exact import Values, local_values
 from dmpo_theory.extended import deviation, span, uniform_law
 from dmpo_theory.gradient import Reading, policy_gradient, truncated_gradient
+from dmpo_theory.laws import StateLaw, occupancy
 from dmpo_theory.mdp import Array, LocalPolicy, NetworkedMDP
+from dmpo_theory.routes import Method
 
 
 class Solution:

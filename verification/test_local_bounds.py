@@ -15,11 +15,12 @@ from dmpo_theory.certify import certify
 from dmpo_theory.closed_loop import closed_loop
 from dmpo_theory.constructive import START, shift_register, three_agent_star
 from dmpo_theory.envelope import Envelope, envelope
-from dmpo_theory.exact import local_values, occupancy
+from dmpo_theory.exact import local_values
 from dmpo_theory.extended import ReferenceLaw, point_law, span, uniform_law
 from dmpo_theory.gradient import expected_gradient, state_gradient, truncated_state_gradient
 from dmpo_theory.graph import FAMILIES, named_graph
 from dmpo_theory.instances import random_mdp, random_policy
+from dmpo_theory.laws import occupancy
 from dmpo_theory.local_bounds import gradient_error_bound, local_quantities, value_error_bound
 from dmpo_theory.mdp import Array, LocalPolicy, NetworkedMDP
 from dmpo_theory.rational import tabulate

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from dmpo_theory.bounds import BOUNDS, Setting, theorem2_tight
 from dmpo_theory.claims.record import ROUNDING
 from dmpo_theory.closed_loop import closed_loop
-from dmpo_theory.exact import local_values, occupancy
+from dmpo_theory.exact import local_values
 from dmpo_theory.extended import JointLaw, ReferenceLaw, extended_value, point_law, uniform_law
 from dmpo_theory.gradient import (
     policy_gradient,
@@ -17,6 +17,8 @@ from dmpo_theory.gradient import (
     truncated_gradient,
     truncated_state_gradient,
 )
+from dmpo_theory.laws import occupancy
+from dmpo_theory.routes import push_law
 from verification.strategies import Case, cases
 
 
@@ -61,7 +63,7 @@ def test_matched_law_rescues_theorem2_for_signed_rewards(case: Case) -> None:
     mdp, policy, _, _ = case
     values = local_values(mdp, policy).values
     law = occupancy(mdp, policy).law
-    matched = JointLaw(closed_loop(mdp, policy).push(law))
+    matched = JointLaw(push_law(closed_loop(mdp, policy), law))
     exact = policy_gradient(mdp, policy, values, law)
     setting = Setting.of(mdp, policy)
     for kappa in range(mdp.graph.diameter + 1):

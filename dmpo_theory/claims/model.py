@@ -13,6 +13,7 @@ from dmpo_theory.exact import local_values
 from dmpo_theory.extended import JointLaw, extended_value, uniform_law
 from dmpo_theory.mdp import Array, NetworkedMDP, on_joint_states
 from dmpo_theory.model_witnesses import local_penalty_gap, nonmonotone_tv, parity_tv
+from dmpo_theory.routes import apply_kernel
 
 ROLLOUTS = (0, 1, 2, 5, 10)
 
@@ -53,7 +54,7 @@ def rollout_target(scope: Scope) -> Finding:
             for steps in ROLLOUTS:
                 target = critic
                 for _ in range(steps):
-                    target = rewards + gamma * chain.apply(target[None])[0]
+                    target = rewards + gamma * apply_kernel(chain, target)
                 bound = gamma**steps * critic_error + gamma * (1 - gamma**steps) / (1 - gamma) * model_error
                 error = float(np.abs(target - case.values[j]).max())
                 tally.add(error, bound, f"{case.name}, agent {j}, T = {steps}")

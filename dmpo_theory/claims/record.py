@@ -11,9 +11,10 @@ import numpy as np
 
 from dmpo_theory.bounds import BOUNDS, Number, Setting
 from dmpo_theory.closed_loop import ClosedLoop, closed_loop
-from dmpo_theory.exact import local_values, occupancy
+from dmpo_theory.exact import local_values
 from dmpo_theory.graph import FAMILIES, named_graph
 from dmpo_theory.instances import random_mdp, random_policy
+from dmpo_theory.laws import occupancy
 from dmpo_theory.mdp import Array, LocalPolicy, NetworkedMDP
 from dmpo_theory.sweep import REWARDS, Check, check_instance, constructive_jobs, rewards_sign
 

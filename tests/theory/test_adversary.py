@@ -74,7 +74,7 @@ def test_errors_by_the_exact_package(
     family = Family.of(graph, 0.8, sizes, signed)
     tables = family.tables(_theta(family, seed))
     mdp, policy = family.instance(tables)
-    values = local_values(mdp, policy, method="factored", tolerance=1e-12).values
+    values = local_values(mdp, policy, method="numpy", tolerance=1e-12).values
     law = point_law(mdp, (1,) * mdp.n)
     extended = extended_value(mdp, values[agent], graph.neighbors(agent, kappa), law)
     assert theorem1_error(family, agent, kappa, tables)[0] == pytest.approx((values[agent] - extended)[0], abs=1e-10)

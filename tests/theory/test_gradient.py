@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dmpo_theory.exact import local_values, occupancy
+from dmpo_theory.exact import local_values
+from dmpo_theory.laws import occupancy
 from dmpo_theory.extended import JointLaw, extended_value, uniform_law
 from dmpo_theory.gradient import policy_gradient, score_bound, truncated_gradient
 from dmpo_theory.graph import path

@@ -27,7 +27,7 @@ def largest_difference(found: Any, expected: Any) -> float:
     return abs(found - expected)
 
 
-@pytest.mark.parametrize("method", ["dense", "factored"])
+@pytest.mark.parametrize("method", ["dense", "compiled", "numpy"])
 @pytest.mark.parametrize("name", ["01_path3", "05_path4_S3"])
 def test_examples_have_the_expected_answers(name: str, method: str, tmp_path: Path) -> None:
     """Answers that were computed by brute force elsewhere, every field to 1e-9."""

@@ -1,0 +1,67 @@
+r"""How far a computed value can be off: the residual, with every rounding counted.
+
+Let ``V`` be the function that was returned and ``R = r + gamma P V - V`` its residual in exact arithmetic. Then
+``V_i - V = sum_t gamma^t P^t R`` lies between ``min R / (1 - gamma)`` and ``max R / (1 - gamma)``. What is computed is
+``R`` up to rounding. Products and sums with non-negative factors are good to a relative ``k u / (1 - k u)`` after k
+roundings in whatever order (u = 2^-53, fused multiply-add allowed), so the computed ``P V`` is off by at most that
+times ``max |V|``. The tables are taken as the exact numbers that float64 holds: a table of dyadic rationals is the
+rational instance itself. Rows that do not quite sum to one are allowed for.
+
+References:
+    N. Higham, Accuracy and Stability of Numerical Algorithms, 2002, Section 3.1.
+    E. Porteus, Some bounds for discounted sequential decision processes, Management Science 18, 1971.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from dmpo_theory.closed_loop import ClosedLoop
+
+UNIT_ROUNDOFF = 2.0**-53
+_UNDERFLOW = 1e-290
+
+
+class Certificate:
+    """Turns residuals of functions computed with one kernel into enclosures of the value.
+
+    Args:
+        chain: the closed loop.
+        gamma: discount factor.
+        agents: whose next states the kernel sums out.
+        roundings: in one application of it, see :class:`dmpo_theory.elimination.Operator`.
+
+    Raises:
+        ArithmeticError: gamma is so near 1 that rows summing to a little more than 1 may make the values diverge.
+    """
+
+    def __init__(self, chain: ClosedLoop, gamma: float, agents: Sequence[int], roundings: int) -> None:
+        low, high = chain.row_sums(agents)
+        if gamma * high >= 1:
+            raise ArithmeticError(
+                f"gamma = {gamma!r} is too near 1: times the largest row sum, {high!r}, it is not below 1; "
+                "use a smaller gamma, or tables whose rows sum to 1 more closely"
+            )
+        averaging = sum(chain.n_actions[i] for i in agents)  # of the policy, in every factor
+        k = (roundings + averaging + 4) * UNIT_ROUNDOFF
+        self._relative = k / (1 - k) if k < 1 else math.inf
+        self._growth = 1 + gamma * max(high, 1.0)
+        self._weights = (1 - gamma * low, 1 - gamma * high)
+
+    def rounding(self, reward: float, value: float) -> float:
+        """How far the residual of values of size ``value`` may be off, expected rewards being of size ``reward``."""
+        return self._relative * (reward + self._growth * value) + _UNDERFLOW
+
+    def enclosure(self, low: float, high: float, rounding: float) -> tuple[float, float]:
+        """``(lower, upper)`` such that ``V + lower <= V_i <= V + upper``, if the residual lies in ``[low, high]``."""
+        lower = min((low - rounding) / weight for weight in self._weights)
+        upper = max((high + rounding) / weight for weight in self._weights)
+        outwards = 4 * np.finfo(np.float64).eps
+        return lower - outwards * abs(lower), upper + outwards * abs(upper)
+
+    def reachable(self, reward: float) -> float:
+        """An error in value that can be certified whatever the values are, for expected rewards of this size."""
+        return 2 * self.rounding(reward, reward / min(self._weights)) / min(self._weights)

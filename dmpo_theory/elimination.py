@@ -1,0 +1,167 @@
+r"""A product kernel ``P(s'|s) = prod_i P_i(s_i' | s_{M_i})`` applied without forming it, one agent at a time.
+
+``(P f)(s) = sum_{s'} prod_i P_i(s_i'|s_{M_i}) f(s')``. Once the next states of a set ``E`` are summed out, what is left
+depends on the states ``N[E] = union of M_i, i in E``, and on the next states outside ``E``: ``prod_{N[E]} S_j
+prod_{not E} S_j`` numbers, each a sum of ``S_i`` products if i went last. The order of elimination decides the cost:
+the widest intermediate table has ``S^(n + pathwidth)`` entries for the best one.
+
+A :class:`Elimination` applies ``P`` with numpy; :class:`dmpo_theory.compiled.CompiledElimination` does the same tens
+of times faster. Both work on any set of agents ``inside``: a function of their next states becomes a function of the
+states that their factors read, ``outside``, whatever the size of the graph.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from dmpo_theory.closed_loop import ClosedLoop
+from dmpo_theory.errors import ProblemTooLarge
+from dmpo_theory.mdp import Array, contract
+
+EXACT_ORDER_UP_TO = 22
+"""Agents up to which the compiled route finds the best order of all; beyond, a greedy one."""
+
+
+class Operator(Protocol):
+    """What both routes offer. Functions are flat arrays, the first agent of ``inside`` or ``outside`` slowest.
+
+    Attributes:
+        inside: the agents whose next states are summed out.
+        outside: the agents whose states the result depends on; ``inside`` is among them, and the same where it can be.
+        multiplications: fused multiply-adds of one application.
+        working_bytes: memory held besides the functions.
+        roundings: how many roundings an entry of the result goes through at most, the tables' own included.
+    """
+
+    inside: tuple[int, ...]
+    outside: tuple[int, ...]
+    multiplications: float
+    working_bytes: float
+    roundings: int
+
+    def apply(self, function: Array) -> Array:
+        """``E[f(s') | s]``: from a function of ``inside`` to one of ``outside``."""
+        ...
+
+    def workspace(self) -> Array:
+        """Room that :meth:`sweep` needs, one for each thread."""
+        ...
+
+    def sweep(self, term: Array, following: Array, total: Array, gamma: float, work: Array) -> tuple[float, float]:
+        """``following = gamma P term`` where inside and outside are the same; adds it to ``total``; its min and max."""
+        ...
+
+    def push(self, law: Array) -> Array:
+        """The law of ``s'`` when ``s`` has the given one: from ``outside`` to ``inside``, the adjoint of ``apply``."""
+        ...
+
+    def factor_gradients(self, law: Array, function: Array) -> dict[int, Array]:
+        """``d E_{s ~ law} E[f(s')|s] / d P_i`` for each i inside: ``[S_j for j in parents[i]] + [S_i]``."""
+        ...
+
+
+class Elimination:
+    """The numpy route: one ``einsum`` for each agent, all contexts at once."""
+
+    def __init__(self, chain: ClosedLoop, inside: Collection[int] | None = None) -> None:
+        self.chain = chain
+        self.inside = tuple(range(chain.n)) if inside is None else tuple(sorted(inside))
+        self.outside = (*self.inside, *sorted(read_outside(chain, self.inside)))
+        if len(self.inside) + len(self.outside) > 52:
+            raise ProblemTooLarge(
+                f"{len(self.inside)} agents need more array axes than numpy has, few as their joint states are; "
+                "leave out agents that have one state only"
+            )
+        self._order = greedy_order(chain, self.inside)
+        self.multiplications, peak = elimination_cost(chain, self._order)
+        self.working_bytes = 8.0 * peak
+        self.roundings = sum(chain.n_states[i] for i in self.inside)
+
+    def apply(self, function: Array) -> Array:
+        """As :meth:`Operator.apply`."""
+        return self._apply(function, None)
+
+    def workspace(self) -> Array:
+        """As :meth:`Operator.workspace`."""
+        return np.empty(0)
+
+    def sweep(self, term: Array, following: Array, total: Array, gamma: float, work: Array) -> tuple[float, float]:
+        """As :meth:`Operator.sweep`."""
+        np.multiply(self.apply(term), gamma, out=following)
+        total += following
+        return float(following.min()), float(following.max())
+
+    def push(self, law: Array) -> Array:
+        """As :meth:`Operator.push`."""
+        after = self.chain.n
+        tensor, axes = law.reshape([self.chain.n_states[j] for j in self.outside]), list(self.outside)
+        for step in reversed(range(len(self._order))):
+            i = self._order[step]
+            earlier = set[int]().union(*(self.chain.parents[k] for k in self._order[:step]))
+            kept = [axis for axis in axes if axis >= after or axis in earlier] + [after + i]
+            tensor = contract(self.chain.kernels[i], [*self.chain.parents[i], after + i], tensor, axes, kept)
+            axes = kept
+        return contract(tensor, axes, [after + i for i in self.inside]).reshape(-1)
+
+    def factor_gradients(self, law: Array, function: Array) -> dict[int, Array]:
+        """As :meth:`Operator.factor_gradients`."""
+        after, outside = self.chain.n, list(self.outside)
+        weights = law.reshape([self.chain.n_states[j] for j in outside])
+        gradients = {}
+        for i in self.inside:
+            held = self._apply(function, i).reshape(*weights.shape, -1)
+            gradients[i] = contract(weights, outside, held, [*outside, after], [*self.chain.parents[i], after])
+        return gradients
+
+    def _apply(self, function: Array, keep: int | None) -> Array:
+        """With ``keep = i`` the coordinate ``s_i'`` is held instead of averaged, and becomes the last axis."""
+        sizes, after = self.chain.n_states, self.chain.n
+        tensor, axes = function.reshape([sizes[i] for i in self.inside]), [after + i for i in self.inside]
+        for i in self._order:
+            if i != keep:
+                kept = sorted((set(axes) | set(self.chain.parents[i])) - {after + i})
+                tensor = contract(self.chain.kernels[i], [*self.chain.parents[i], after + i], tensor, axes, kept)
+                axes = kept
+        wanted = [*self.outside, *([] if keep is None else [after + keep])]
+        tensor = contract(tensor, axes, [axis for axis in wanted if axis in axes])
+        full = [sizes[axis % after] for axis in wanted]
+        narrow = [size if axis in axes else 1 for size, axis in zip(full, wanted, strict=True)]
+        return np.broadcast_to(tensor.reshape(narrow), full).reshape(-1)
+
+
+def read_outside(chain: ClosedLoop, members: Collection[int]) -> set[int]:
+    """The agents not among ``members`` whose states the next states of ``members`` depend on."""
+    return set[int]().union(*(chain.parents[i] for i in members)) - set(members)
+
+
+def greedy_order(chain: ClosedLoop, members: Collection[int]) -> tuple[int, ...]:
+    """An order of elimination of the members' next states: the smallest intermediate table next."""
+    left, read, order = set(members), set[int](), list[int]()
+    while left:
+        best = min(left, key=lambda i: (_volume(chain, read | set(chain.parents[i]), left - {i}), i))
+        left.remove(best)
+        read |= set(chain.parents[best])
+        order.append(best)
+    return tuple(order)
+
+
+def elimination_cost(chain: ClosedLoop, order: Sequence[int]) -> tuple[float, float]:
+    """Multiply-adds of an elimination, and the most numbers held if every step handles all contexts at once."""
+    left, read = set(order), set[int]()
+    multiplications, peak, before = 0.0, 0.0, _volume(chain, read, left)
+    for i in order:
+        left.remove(i)
+        read |= set(chain.parents[i])
+        after = _volume(chain, read, left)
+        multiplications += chain.n_states[i] * after
+        peak, before = max(peak, before + after), after
+    return multiplications, peak
+
+
+def _volume(chain: ClosedLoop, read: set[int], left: set[int]) -> float:
+    sizes = chain.n_states
+    return math.prod(float(sizes[j]) for j in read) * math.prod(float(sizes[j]) for j in left)

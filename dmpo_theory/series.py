@@ -1,0 +1,82 @@
+r"""``sum_t gamma^t P^t f``: MacQueen-Porteus bounds, and Krylov methods for chains that hardly mix.
+
+With ``x_t = gamma^t P^t f`` the series lies between ``sum_{t<=k} x_t + gamma / (1 - gamma) min x_k`` and the same with
+``max``. The bounds are rigorous and close as fast as the chain mixes, where the terms alone fall by gamma a sweep. A
+chain that mixes slowly at a discount near 1 leaves thousands of sweeps; then ``(I - gamma P) y = gamma P x_k`` is
+solved for the tail, and what its residual is still short of goes on as sweeps, under the same bounds.
+
+References:
+    J. MacQueen, A modified dynamic programming method for Markovian decision problems, 1966.
+    E. Porteus, Some bounds for discounted sequential decision processes, Management Science 18, 1971.
+    H. van der Vorst, Bi-CGSTAB, SIAM Journal on Scientific and Statistical Computing 13, 1992.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import scipy.sparse.linalg
+
+from dmpo_theory.elimination import Operator
+from dmpo_theory.mdp import Array
+
+MAX_SWEEPS = 1_000_000
+PATIENCE = 150
+"""Sweeps left from which a Krylov method is tried; see benchmarks/slow_chains.py."""
+_CHECK_EVERY = 16
+_GMRES_VECTORS, _GMRES_UP_TO = 30, 2**20
+
+
+def discounted_sum(kernel: Operator, term: Array, total: Array, gamma: float, half_width: float) -> tuple[Array, int]:
+    """Carry on ``total = sum_{u<=t} x_u`` from ``term = x_t`` to the whole series; and the number of sweeps."""
+    following, work = np.empty_like(term), kernel.workspace()
+    low, high = float(term.min()), float(term.max())
+    sweeps, earlier, solvable = 0, math.inf, True
+    while sweeps < MAX_SWEEPS:
+        width = gamma / (1 - gamma) * (high - low) / 2
+        if width <= half_width:
+            total += gamma / (1 - gamma) * (high + low) / 2
+            return total, sweeps
+        if solvable and sweeps % _CHECK_EVERY == 0:
+            fall = max(earlier / width, gamma**-_CHECK_EVERY)  # in as many sweeps
+            left = _CHECK_EVERY * math.log(width / half_width) / math.log(fall)
+            earlier = width
+            if left > PATIENCE:  # a tail of hundreds of sweeps: solve (I - gamma P) y = gamma P x_t for it
+                target = gamma * kernel.apply(term)
+                tail, more = krylov(
+                    lambda y: y - gamma * kernel.apply(y), target, (1 - gamma) * half_width / 8, int(left / 3)
+                )
+                sweeps += more
+                if solvable := tail is not None:  # what its residual is still short of goes on as sweeps
+                    term = target + gamma * kernel.apply(tail) - tail
+                    total += tail + term
+                    low, high, earlier = float(term.min()), float(term.max()), math.inf
+                    continue
+        low, high = kernel.sweep(term, following, total, gamma, work)
+        term, following, sweeps = following, term, sweeps + 1
+    raise ArithmeticError(f"no convergence in {MAX_SWEEPS} sweeps at gamma = {gamma!r}; lower gamma")
+
+
+def krylov(operation: Callable[[Array], Array], target: Array, size: float, most: int) -> tuple[Array | None, int]:
+    """Solve to a residual of root mean square ``size``; None if ``most`` applications do not get there.
+
+    BiCGStab needs few vectors; it breaks down where powers of the kernel vanish, as in a shift register, and there a
+    few dozen steps of GMRES are enough.
+    """
+    applied = 0
+
+    def count(function: Array) -> Array:
+        nonlocal applied
+        applied += 1
+        return operation(np.ravel(function))
+
+    linear = scipy.sparse.linalg.LinearOperator((len(target),) * 2, matvec=count, dtype=np.float64)
+    within = {"rtol": 0.0, "atol": size * math.sqrt(len(target))}
+    with np.errstate(all="ignore"):  # a breakdown shows in what is returned
+        found, failed = scipy.sparse.linalg.bicgstab(linear, target, maxiter=most // 2, **within)
+        if (failed or not np.isfinite(found).all()) and len(target) <= _GMRES_UP_TO:
+            restart = min(_GMRES_VECTORS, most)
+            found, failed = scipy.sparse.linalg.gmres(linear, target, restart=restart, maxiter=1, **within)
+    return (None if failed or not np.isfinite(found).all() else found), applied
