@@ -21,17 +21,18 @@ References:
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from dmpo_theory.certificate import Certificate
-from dmpo_theory.closed_loop import ClosedLoop
+from dmpo_theory.closed_loop import ClosedLoop, closed_loop
 from dmpo_theory.elimination import elimination_cost, greedy_order, read_outside
 from dmpo_theory.errors import require_memory
 from dmpo_theory.graph import AgentGraph
-from dmpo_theory.mdp import Array
+from dmpo_theory.mdp import Array, LocalPolicy, NetworkedMDP
+from dmpo_theory.parallel import available_threads, in_threads
 from dmpo_theory.routes import has_numba, operator, reorder
 
 LOOSENESS = 1e-4
@@ -46,6 +47,7 @@ class Envelope:
     """Bounds on ``V_i`` that hold whatever the states outside a neighbourhood are.
 
     Attributes:
+        agent: i.
         members: ``N_i^radius``, ascending.
         hops: distance of each member from agent i.
         lower: ``V^lo``, an axis for each member.
@@ -53,6 +55,7 @@ class Envelope:
         sweeps: iterations made.
     """
 
+    agent: int
     members: tuple[int, ...]
     hops: tuple[int, ...]
     lower: Array
@@ -136,7 +139,43 @@ def envelope(
     hops = tuple(next(d for d in range(radius + 1) if j in graph.neighbors(i, d)) for j in members)
     shape = [sizes[j] for j in members]
     lower, upper = (reorder(function, sizes, kernel.inside, members).reshape(shape) for function in (lower, upper))
-    return Envelope(members, hops, lower, upper, sweeps)
+    return Envelope(i, members, hops, lower, upper, sweeps)
+
+
+def each_envelope(
+    mdp: NetworkedMDP,
+    policy: LocalPolicy,
+    radius: int,
+    agents: Sequence[int] | None = None,
+    *,
+    threads: int | None = None,
+    memory_limit_gib: float | None = None,
+) -> Iterator[Envelope]:
+    """Envelopes one agent after another, in their order: bounds on all worst errors of truncation, on any graph.
+
+    Args:
+        mdp: the networked MDP, of any number of agents.
+        policy: a local policy of it.
+        radius: of the envelopes; see :func:`envelope`.
+        agents: whose; by default everybody's.
+        threads: agents worked on at once; by default one for each processor.
+        memory_limit_gib: as in :func:`envelope`.
+
+    Example:
+        >>> from dmpo_theory.graph import ring
+        >>> from dmpo_theory.instances import random_mdp, random_policy
+        >>> mdp = random_mdp(ring(1000), rng=0)
+        >>> for found in each_envelope(mdp, random_policy(mdp, rng=1), radius=5, agents=[0, 500]):
+        ...     print(found.agent, found.least_errors()[:3].round(3), found.errors()[:3].round(3))
+        0 [1.451 0.463 0.157] [1.455 0.468 0.162]
+        500 [0.439 0.085 0.024] [0.439 0.085 0.024]
+    """
+    chain = closed_loop(mdp, policy)
+
+    def bound(i: int) -> Envelope:
+        return envelope(chain, mdp.graph, mdp.gamma, i, radius, memory_limit_gib)
+
+    return in_threads(bound, range(mdp.n) if agents is None else agents, threads or available_threads())
 
 
 def envelope_bytes(chain: ClosedLoop, members: Sequence[int], i: int) -> float:

@@ -98,5 +98,6 @@ def _coupled_rows(
     full = rng.dirichlet(alpha, (*(states[j] for j in parents), *outcome[:-1]))
     own = rng.dirichlet(alpha, (*(states[j] if j == i else 1 for j in parents), *outcome[:-1]))
     mixed: Array = coupling * full + (1 - coupling) * own
+    mixed[mixed < np.finfo(np.float64).tiny] = 0.0  # a small concentration gives probabilities that float64 cannot hold
     mixed /= mixed.sum(axis=-1, keepdims=True)
     return mixed

@@ -67,6 +67,7 @@ class NetworkedMDP:
                 raise ValueError(f"reward[{i}] has shape {table.shape}; expected [S_{i}, A_{i}], both at least 1")
             if not np.isfinite(table).all():
                 raise ValueError(f"reward[{i}]{_first(~np.isfinite(table))} is not a finite number")
+            _check_normal(f"reward[{i}]", table)
         object.__setattr__(self, "gamma", gamma)
         object.__setattr__(self, "reward", reward)
         parents = _parents("transition_parents", self.transition_parents, self.graph)
@@ -237,12 +238,23 @@ def _check_distributions(name: str, table: Array, shape: tuple[int, ...]) -> Non
     if (table < 0).any():
         where = _first(table < 0)
         raise ValueError(f"{name}{where} = {table[tuple(where)]!r} is negative; every entry is a probability")
+    _check_normal(name, table)
     error = np.abs(table.sum(axis=-1) - 1)
     if (error > ROW_SUM_TOLERANCE).any():
         where = _first(error > ROW_SUM_TOLERANCE)
         raise ValueError(
             f"{name}, row {where}, sums to {table[tuple(where)].sum()!r}, not to 1; divide the row by its sum, or in "
             'an instance file write rational strings such as "1/3"'
+        )
+
+
+def _check_normal(name: str, table: Array) -> None:
+    denormal = (table != 0) & (np.abs(table) < np.finfo(np.float64).tiny)
+    if denormal.any():
+        where = _first(denormal)
+        raise ValueError(
+            f"{name}{where} = {table[tuple(where)]!r} is denormal: float64 holds fewer digits of it than of other "
+            "numbers; write 0"
         )
 
 

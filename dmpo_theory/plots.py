@@ -11,11 +11,10 @@ import numpy as np
 from dmpo_theory import graph as graphs
 from dmpo_theory.bounds import BOUNDS, Setting
 from dmpo_theory.claims.record import Scope
-from dmpo_theory.closed_loop import closed_loop
 from dmpo_theory.constructive import flooding_gradient, flooding_values
-from dmpo_theory.envelope import envelope
-from dmpo_theory.exact import local_values
-from dmpo_theory.extended import span
+from dmpo_theory.envelope import each_envelope
+from dmpo_theory.exact import each_value
+from dmpo_theory.extended import agent_span
 from dmpo_theory.graph import AgentGraph, named_graph
 from dmpo_theory.instances import random_mdp, random_policy
 from dmpo_theory.local_bounds import local_quantities, value_error_bound
@@ -24,6 +23,8 @@ from dmpo_theory.sweep import Check
 PANELS = {"theorem1": "Theorem 1", "remark1": "Remark 1", "theorem2": "Theorem 2, reading (i)"}
 # Okabe-Ito colours, told apart by colour-blind readers too.
 BLUE, VERMILION, GREEN, PURPLE, GREY, BLACK = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#888888", "#000000"
+_ENVELOPE_AGENTS = 14
+"""Envelopes are drawn as far as all neighbourhoods are no larger."""
 
 
 def plot_bounds(checks: Sequence[Check], path: Path) -> None:
@@ -117,9 +118,10 @@ def plot_decay(scope: Scope, path: Path) -> None:
         graph = named_graph(family, max(scope.n, 8), rng)  # smaller graphs have too few kappas to see a rate
         mdp = random_mdp(graph, gamma=float(scope.gamma), coupling=coupling, concentration=0.3, rng=rng)
         policy = random_policy(mdp, coupling=coupling, concentration=0.3, rng=rng)
-        setting, chain, kappas = Setting.of(mdp, policy), closed_loop(mdp, policy), range(graph.diameter)
+        setting, kappas = Setting.of(mdp, policy), range(graph.diameter)
         unit = float(setting.r_max) / (1 - mdp.gamma)
-        worst = span(mdp, local_values(mdp, policy).values).max(axis=0)
+        worst = np.max([agent_span(mdp, v.values, v.agent) for v in each_value(mdp, policy)], axis=0)
+        local = [k for k in kappas if max(len(graph.neighbors(i, k)) for i in range(graph.n)) <= _ENVELOPE_AGENTS]
         dobrushin = value_error_bound(local_quantities(mdp, policy), kappas).max(axis=0)
         lines = {
             "printed": (VERMILION, [float(max(BOUNDS["theorem1-printed"].value(setting, k))) for k in kappas]),
@@ -127,13 +129,15 @@ def plot_decay(scope: Scope, path: Path) -> None:
             "Dobrushin": (GREEN, list(dobrushin)),
             "envelope": (
                 PURPLE,
-                [max(envelope(chain, graph, mdp.gamma, i, k).errors()[-1] for i in range(graph.n)) for k in kappas],
+                [max(found.errors()[-1] for found in each_envelope(mdp, policy, k)) for k in local],
             ),
             "true error": (BLACK, [worst[k] for k in kappas]),
         }
         for name, (colour, line) in lines.items():
             width, marker = (1.6, ".") if name == "true error" else (1.0, None)
-            axis.plot(kappas, np.array(line) / unit, color=colour, lw=width, marker=marker, ms=4, label=name)
+            axis.plot(
+                kappas[: len(line)], np.array(line) / unit, color=colour, lw=width, marker=marker, ms=4, label=name
+            )
         axis.set(yscale="log")
         axis.set_title(f"{family}, coupling {coupling:g}", fontsize=6)
         axis.xaxis.get_major_locator().set_params(integer=True)
