@@ -16,13 +16,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 
 from dmpo_theory.closed_loop import ClosedLoop
+from dmpo_theory.mdp import ROW_SUM_TOLERANCE, Array
 
 UNIT_ROUNDOFF = 2.0**-53
 _UNDERFLOW = 1e-290
+_OUTWARDS = 8 * UNIT_ROUNDOFF
+Number = TypeVar("Number", float, Array)
 
 
 class Certificate:
@@ -39,29 +43,40 @@ class Certificate:
     """
 
     def __init__(self, chain: ClosedLoop, gamma: float, agents: Sequence[int], roundings: int) -> None:
-        low, high = chain.row_sums(agents)
+        # Rows of transitions and of policies were accepted as summing to 1 up to a tolerance.
+        off = 2.1 * chain.n * ROW_SUM_TOLERANCE
+        low, high = 1 - off, 1 + off
         if gamma * high >= 1:
             raise ArithmeticError(
-                f"gamma = {gamma!r} is too near 1: times the largest row sum, {high!r}, it is not below 1; "
-                "use a smaller gamma, or tables whose rows sum to 1 more closely"
+                f"gamma = {gamma!r} is too near 1: rows of {chain.n} agents' tables may sum to as much as {high!r}, "
+                "and the values may diverge; use a smaller gamma"
             )
         averaging = sum(chain.n_actions[i] for i in agents)  # of the policy, in every factor
         k = (roundings + averaging + 4) * UNIT_ROUNDOFF
         self._relative = k / (1 - k) if k < 1 else math.inf
-        self._growth = 1 + gamma * max(high, 1.0)
+        self._falls = (gamma * low, gamma * high)
         self._weights = (1 - gamma * low, 1 - gamma * high)
 
     def rounding(self, reward: float, value: float) -> float:
-        """How far the residual of values of size ``value`` may be off, expected rewards being of size ``reward``."""
-        return self._relative * (reward + self._growth * value) + _UNDERFLOW
+        """How far the residual of values of size ``value`` may be off, rewards being of size ``reward``."""
+        return self._relative * (reward + (1 + max(self._falls)) * value) + _UNDERFLOW
 
-    def enclosure(self, low: float, high: float, rounding: float) -> tuple[float, float]:
+    def carried_over(self, low: float, high: float) -> tuple[float, float]:
+        """Bounds on the residual of a function that the last sweep changed by something in ``[low, high]``."""
+        return min(fall * low for fall in self._falls), max(fall * high for fall in self._falls)
+
+    def enclosure(self, low: Number, high: Number, rounding: float) -> tuple[Number, Number]:
         """``(lower, upper)`` such that ``V + lower <= V_i <= V + upper``, if the residual lies in ``[low, high]``."""
-        lower = min((low - rounding) / weight for weight in self._weights)
-        upper = max((high + rounding) / weight for weight in self._weights)
-        outwards = 4 * np.finfo(np.float64).eps
-        return lower - outwards * abs(lower), upper + outwards * abs(upper)
+        most, least = self._weights
+        below, above = low - rounding, high + rounding
+        lower = np.minimum(below / most, below / least)
+        upper = np.maximum(above / most, above / least)
+        return lower - _OUTWARDS * abs(lower), upper + _OUTWARDS * abs(upper)
 
     def reachable(self, reward: float) -> float:
-        """An error in value that can be certified whatever the values are, for expected rewards of this size."""
+        """An error in value that can be certified whatever the values are, for rewards of this size."""
         return 2 * self.rounding(reward, reward / min(self._weights)) / min(self._weights)
+
+    def out_of_reach(self, reward: float) -> float:
+        """An error in value that cannot be certified whatever the values are, for rewards of this size."""
+        return self.rounding(reward, 0.0) / max(self._weights)

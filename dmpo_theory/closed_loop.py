@@ -9,7 +9,6 @@ asked for.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
@@ -30,6 +29,7 @@ class ClosedLoop:
         reward_parents: whose states the expected reward of agent i depends on.
         rewards: ``E[r_i | s]``, ``[S_j for j in reward_parents[i]]``.
         n_actions: ``A_i``, the number of terms in each entry of the above, ``[n]``.
+        reward_sizes: ``max |r_i|`` before the policy was averaged out, ``[n]``.
     """
 
     n_states: tuple[int, ...]
@@ -38,6 +38,7 @@ class ClosedLoop:
     reward_parents: Parents
     rewards: tuple[Array, ...]
     n_actions: tuple[int, ...]
+    reward_sizes: tuple[float, ...]
 
     @property
     def n(self) -> int:
@@ -59,24 +60,13 @@ class ClosedLoop:
         """The dense kernel ``P[x, x']``; ``ProblemTooLarge`` if it would not fit."""
         what = f"the dense kernel of {self.size:.6g} joint states"
         require_memory(16.0 * self.size**2, what, "use an operator of dmpo_theory.routes, or fewer agents")
-        result = np.ones((self.size, 1))
-        for kernel, members in zip(self.kernels, self.parents, strict=True):
-            rows = on_joint_states(kernel, members, self.n_states)
-            result = (result[:, :, None] * rows[:, None, :]).reshape(self.size, -1)
-        return result
-
-    def row_sums(self, agents: Sequence[int]) -> tuple[float, float]:
-        """Bounds on the row sums of the agents' joint kernel: 1, but for what tables' rows are off by, and rounding."""
-        low, high = self._row_sums[:, list(agents)].prod(axis=1)
-        return float(low), float(high)
-
-    @cached_property
-    def _row_sums(self) -> Array:
-        bounds = np.empty((2, self.n))
-        for i, (kernel, terms) in enumerate(zip(self.kernels, self.n_actions, strict=True)):
-            sums, rounding = kernel.sum(axis=-1), (kernel.shape[-1] + terms + 1) * np.finfo(np.float64).eps
-            bounds[:, i] = sums.min() * (1 - rounding), sums.max() * (1 + rounding)
-        return bounds
+        pairs = zip(self.kernels, self.parents, strict=True)
+        parts = [on_joint_states(kernel, members, self.n_states) for kernel, members in pairs]
+        while len(parts) > 1:  # row by row Kronecker products, by halves: all but the last are small
+            halves = zip(parts[::2], parts[1::2], strict=False)
+            odd = parts[-1:] if len(parts) % 2 else []
+            parts = [(a[:, :, None] * b[:, None, :]).reshape(self.size, -1) for a, b in halves] + odd
+        return parts[0]
 
     def replacing(self, i: int, kernel: Array) -> ClosedLoop:
         """The same with another factor for agent i, which need not be a probability."""
@@ -99,4 +89,5 @@ def closed_loop(mdp: NetworkedMDP, policy: LocalPolicy) -> ClosedLoop:
         rewards.append(contract(mdp.reward[i], [i, action], policy.table[i], [*acts, action], members))
         reward_parents.append(tuple(members))
     factors = (tuple(parents), tuple(kernels), tuple(reward_parents), tuple(rewards))
-    return ClosedLoop(mdp.n_states, *factors, mdp.n_actions)
+    sizes = tuple(float(np.abs(table).max()) for table in mdp.reward)
+    return ClosedLoop(mdp.n_states, *factors, mdp.n_actions, sizes)

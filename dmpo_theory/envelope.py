@@ -120,9 +120,9 @@ def envelope(
     kernel, sizes = operator(chain, inside=members), chain.n_states
     reward = reorder(chain.rewards[i].reshape(-1), sizes, chain.reward_parents[i], kernel.outside)
     inside = math.prod(sizes[j] for j in members)
-    largest = float(np.abs(reward).max())
-    scale = largest / (1 - gamma)
-    rounding = Certificate(chain, gamma, members, kernel.roundings).rounding(largest, 2 * scale)
+    certificate = Certificate(chain, gamma, members, kernel.roundings)
+    scale = chain.reward_sizes[i] / (1 - gamma)
+    rounding = certificate.rounding(chain.reward_sizes[i], 2 * scale)
     low, high = np.zeros(inside), np.zeros(inside)
     lower = upper = low
     sweeps, narrower = 0, math.inf
@@ -132,8 +132,9 @@ def envelope(
         )  # the adversary's states come last
         change_low, change_high = after_low.min(axis=1) - low, after_high.max(axis=1) - high
         low, high = low + change_low, high + change_high
-        lower = low + (gamma * change_low.min() - rounding) / (1 - gamma)
-        upper = high + (gamma * change_high.max() + rounding) / (1 - gamma)
+        residual = certificate.carried_over(float(change_low.min()), float(change_high.max()))
+        down, up = certificate.enclosure(*residual, rounding)
+        lower, upper = low + down, high + up
         narrower = gamma / (1 - gamma) * float(np.ptp(change_low) + np.ptp(change_high))
         sweeps += 1
     hops = tuple(next(d for d in range(radius + 1) if j in graph.neighbors(i, d)) for j in members)

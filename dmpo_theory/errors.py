@@ -8,6 +8,7 @@ from collections.abc import Iterable
 import psutil
 
 GIB = 2.0**30
+_FITS_ANYWHERE = 2.0**26
 
 
 class ProblemTooLarge(MemoryError):
@@ -25,6 +26,8 @@ def require_memory(needed_bytes: float, what: str, remedy: str, limit_gib: float
     Raises:
         ProblemTooLarge: naming ``what``, the GiB it would need, the limit, and the ``remedy``.
     """
+    if limit_gib is None and needed_bytes < _FITS_ANYWHERE:
+        return
     limit = memory_limit(limit_gib)
     if needed_bytes > limit * GIB:
         raise ProblemTooLarge(f"{what} needs {needed_bytes / GIB:.3g} GiB, the limit is {limit:.3g} GiB; {remedy}")

@@ -19,7 +19,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.linalg
 from tqdm import tqdm
 
 from dmpo_theory.certificate import Certificate
@@ -237,10 +236,11 @@ def _solve(
 ) -> LocalValue:
     """The value of a reward that depends on the states of ``members``, as a function of all agents' states."""
     reads, sizes = _closure(chain, members), chain.n_states
-    kernel = operator(chain, route, None if len(reads) == chain.n else reads)
-    agents, size = kernel.inside, float(np.abs(reward).max())
+    kernel = operator(chain, route, reads)
+    agents = kernel.inside
+    size = chain.reward_sizes[agent] if agent >= 0 else sum(chain.reward_sizes) / chain.n
     certificate = Certificate(chain, gamma, agents, kernel.roundings)
-    wanted = max(TOLERANCE, certificate.reachable(size)) if tolerance is None else tolerance
+    wanted = _tolerance(certificate, tolerance, size, gamma)
     values, sweeps = _iterate(chain, gamma, route, kernel, members, reward, wanted / 4)
     reward = reorder(reward, sizes, members, agents)
     for attempt in range(3):  # rounding in the sweeps may leave a residual that another few correct
@@ -253,7 +253,8 @@ def _solve(
         if attempt < 2:
             correction, more = discounted_sum(kernel, residuals, residuals.copy(), gamma, wanted / 4)
             values, sweeps = values + correction, sweeps + more + 1
-    raise _out_of_reach(agent, wanted, max(-lower, upper), gamma, size)
+    certain = certificate.reachable(max(chain.reward_sizes))  # for the other agents too
+    raise _beyond_float64(wanted, max(2 * -lower, 2 * upper, certain), gamma, size)
 
 
 def _iterate(
@@ -288,24 +289,27 @@ def _closure(chain: ClosedLoop, members: Sequence[int]) -> tuple[int, ...]:
 def _dense_values(
     chain: ClosedLoop, gamma: float, agents: Sequence[int], rewards: Array, tolerance: float | None
 ) -> Iterator[LocalValue]:
-    kernel, size = chain.matrix, float(np.abs(rewards).max())
+    kernel, size = chain.matrix, max(chain.reward_sizes)
     roundings = chain.n + min(chain.size, _BLOCK) + -(-chain.size // _BLOCK)
     certificate = Certificate(chain, gamma, range(chain.n), roundings)
-    wanted = max(TOLERANCE, certificate.reachable(size)) if tolerance is None else tolerance
-    factors = scipy.linalg.lu_factor(np.eye(chain.size) - gamma * kernel, overwrite_a=True, check_finite=False)
-    values = scipy.linalg.lu_solve(factors, rewards.T, check_finite=False).T
+    wanted = _tolerance(certificate, tolerance, size, gamma)
+    system = kernel * -gamma
+    system.reshape(-1)[:: chain.size + 1] += 1
+    values = np.asarray(np.linalg.solve(system, rewards.T).T, dtype=np.float64)
     for attempt in range(3):
         residuals = rewards + gamma * _by_blocks(kernel, values) - values
         error = certificate.rounding(size, float(np.abs(values).max()))
-        ends = [certificate.enclosure(float(row.min()), float(row.max()), error) for row in residuals]
-        reached = max(max(-lower, upper) for lower, upper in ends)
+        lowest, highest = residuals.min(axis=1), residuals.max(axis=1)
+        lower, upper = certificate.enclosure(lowest, highest, error)
+        reached = float(max(-lower.min(), upper.max()))
         if reached <= wanted:
-            for i, row, (lower, upper), left in zip(agents, values, ends, residuals, strict=True):
-                yield LocalValue(i, row, lower, upper, float(np.abs(left).max()), 0)
+            left = np.maximum(-lowest, highest)
+            for row, i in enumerate(agents):
+                yield LocalValue(i, values[row], float(lower[row]), float(upper[row]), float(left[row]), 0)
             return
         if attempt < 2:
-            values = values + scipy.linalg.lu_solve(factors, residuals.T, check_finite=False).T
-    raise _out_of_reach(agents[0], wanted, reached, gamma, size)
+            values += np.linalg.solve(system, residuals.T).T
+    raise _beyond_float64(wanted, max(2 * reached, certificate.reachable(size)), gamma, size)
 
 
 def _by_blocks(kernel: Array, values: Array) -> Array:
@@ -316,8 +320,19 @@ def _by_blocks(kernel: Array, values: Array) -> Array:
     return total
 
 
-def _out_of_reach(i: int, wanted: float, reached: float, gamma: float, size: float) -> ArithmeticError:
+def _tolerance(certificate: Certificate, tolerance: float | None, size: float, gamma: float) -> float:
+    """The tolerance asked for, or the default one."""
+    if tolerance is None:
+        return max(TOLERANCE, certificate.reachable(size))
+    if not tolerance > 0:
+        raise ValueError(f"tolerance = {tolerance!r} must be a positive number, in units of value")
+    if tolerance <= certificate.out_of_reach(size):
+        raise _beyond_float64(tolerance, certificate.reachable(size), gamma, size)
+    return tolerance
+
+
+def _beyond_float64(wanted: float, reachable: float, gamma: float, size: float) -> ArithmeticError:
     return ArithmeticError(
-        f"values of agent {i} are good to {reached:.2g} only: float64 cannot certify tolerance = {wanted:g} at "
-        f"gamma = {gamma:g} and rewards of size {size:.3g}; ask for tolerance = {1.1 * reached:.2g} or more"
+        f"float64 cannot certify values to tolerance = {wanted:g} at gamma = {gamma:g} and rewards of size {size:.3g}; "
+        f"ask for tolerance = {reachable:.2g} or more"
     )

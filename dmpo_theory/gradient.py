@@ -223,7 +223,7 @@ def _through_kernels(
 ) -> dict[int, Array]:
     """``d E_{s ~ law} E[f(s')|s] / d P_i`` for each i in ``seen``, of an ``f [X]`` that depends on ``s'_seen`` only."""
     chain = closed_loop(mdp, policy)
-    kernel = operator(chain, inside=None if len(seen) == mdp.n else seen)
+    kernel = operator(chain, inside=seen)
     table = function.reshape(mdp.n_states)[tuple(slice(None) if j in seen else 0 for j in range(mdp.n))]
     read = sorted(kernel.outside)
     return kernel.factor_gradients(

@@ -22,6 +22,7 @@ def random_mdp(
     coupling: float = 1.0,
     concentration: float = 1.0,
     radius: int = 1,
+    bits: int | None = None,
     rng: np.random.Generator | int = 0,
 ) -> NetworkedMDP:
     """A random networked MDP: symmetric Dirichlet rows, uniform rewards.
@@ -36,6 +37,8 @@ def random_mdp(
             parents plus ``1 - coupling`` times one that reads the own state only.
         concentration: Dirichlet parameter; small values give nearly deterministic rows.
         radius: transition radius ``m``; parents are ``N_i^m``.
+        bits: round probabilities and rewards to multiples of ``2^-bits``, rows summing to exactly 1: with up to 24
+            bits the closed loop's factors are then exact in float64, and the instance is the rational one.
         rng: generator or seed.
     """
     rng = np.random.default_rng(rng)
@@ -45,11 +48,13 @@ def random_mdp(
     states, actions = _each(n_states, graph.n, "n_states"), _each(n_actions, graph.n, "n_actions")
     parents = tuple(graph.neighbors(i, radius) for i in range(graph.n))
     transition = tuple(
-        _coupled_rows(i, parents[i], states, (actions[i], states[i]), coupling, concentration, rng)
+        _coupled_rows(i, parents[i], states, (actions[i], states[i]), coupling, concentration, bits, rng)
         for i in range(graph.n)
     )
-    reward = tuple(rng.uniform(low, high, (states[i], actions[i])) for i in range(graph.n))
-    return NetworkedMDP(graph, gamma, transition, reward, parents)
+    reward = [rng.uniform(low, high, (states[i], actions[i])) for i in range(graph.n)]
+    if bits is not None:
+        reward = [np.ldexp(np.round(np.ldexp(table, bits)), -bits) for table in reward]
+    return NetworkedMDP(graph, gamma, transition, tuple(reward), parents)
 
 
 def random_policy(
@@ -58,13 +63,14 @@ def random_policy(
     coupling: float = 1.0,
     concentration: float = 1.0,
     radius: int = 1,
+    bits: int | None = None,
     rng: np.random.Generator | int = 0,
 ) -> LocalPolicy:
-    """A random local policy reading ``N_i^radius``, with the coupling and concentration of :func:`random_mdp`."""
+    """A random local policy reading ``N_i^radius``; coupling, concentration and bits as in :func:`random_mdp`."""
     rng = np.random.default_rng(rng)
     parents = tuple(mdp.graph.neighbors(i, radius) for i in range(mdp.n))
     table = tuple(
-        _coupled_rows(i, parents[i], mdp.n_states, (mdp.n_actions[i],), coupling, concentration, rng)
+        _coupled_rows(i, parents[i], mdp.n_states, (mdp.n_actions[i],), coupling, concentration, bits, rng)
         for i in range(mdp.n)
     )
     return LocalPolicy(mdp, table, parents)
@@ -84,6 +90,7 @@ def _coupled_rows(
     outcome: tuple[int, ...],
     coupling: float,
     concentration: float,
+    bits: int | None,
     rng: np.random.Generator,
 ) -> Array:
     entries = math.prod(states[j] for j in parents) * math.prod(outcome)
@@ -100,4 +107,16 @@ def _coupled_rows(
     mixed: Array = coupling * full + (1 - coupling) * own
     mixed[mixed < np.finfo(np.float64).tiny] = 0.0  # a small concentration gives probabilities that float64 cannot hold
     mixed /= mixed.sum(axis=-1, keepdims=True)
-    return mixed
+    return mixed if bits is None else _dyadic(mixed, bits)
+
+
+def _dyadic(rows: Array, bits: int) -> Array:
+    """The nearest rows of multiples of ``2^-bits``: round down, then give what is left to the largest remainders."""
+    if not 1 <= bits <= 52:
+        raise ValueError(f"bits = {bits!r} is outside 1 .. 52, what float64 can hold")
+    scaled = np.ldexp(rows, bits)
+    floors = np.floor(scaled)
+    left = 2.0**bits - floors.sum(axis=-1, keepdims=True)
+    rank = np.argsort(np.argsort(floors - scaled, axis=-1, kind="stable"), axis=-1, kind="stable")
+    rounded: Array = np.ldexp(floors + (rank < left), -bits)
+    return rounded

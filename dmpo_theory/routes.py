@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 
 from dmpo_theory.closed_loop import ClosedLoop
-from dmpo_theory.elimination import Elimination, Operator, elimination_cost, greedy_order
+from dmpo_theory.elimination import Elimination, Operator, elimination_cost, greedy_order, read_outside
 from dmpo_theory.errors import GIB, ProblemTooLarge, memory_limit
 from dmpo_theory.mdp import Array
 
@@ -28,6 +28,8 @@ _PER_SWEEP = {"compiled": 6e-6, "numpy": 2e-5}
 _SETUP = {"compiled": 1e-3, "numpy": 2e-4}
 _TYPICAL_SWEEPS = 25
 _COMPILED_FROM = 2**9
+_SMALL = 2**8
+"""Joint states up to which the dense route is taken unseen."""
 _VECTORS = 6
 """Functions of the joint state that a thread works with."""
 
@@ -57,6 +59,8 @@ def choose_route(
         raise ValueError(f'method = {method!r}; choose "auto", "dense", "compiled" or "numpy"')
     if method == "compiled" and not has_numba():
         raise ValueError('method = "compiled" needs numba, which is missing; install it, or use "numpy"')
+    if method in ("auto", "dense") and chain.size <= _SMALL and limit_gib is None:
+        return "dense"
     eliminating: Route = "numpy" if method == "numpy" or not has_numba() else "compiled"
     limit = memory_limit(limit_gib)
     needs = {route: memory_needed(chain, route, functions, threads) for route in ("dense", eliminating)}
@@ -97,15 +101,6 @@ def predicted_seconds(chain: ClosedLoop, route: str, functions: int, sweeps: flo
     return _SETUP[route] + functions * sweeps * one
 
 
-@lru_cache(maxsize=2)  # values, occupancy and gradients of one instance follow one another
-def _operator(chain: ClosedLoop, compiled: bool) -> Operator:
-    if compiled:
-        from dmpo_theory.compiled import CompiledElimination
-
-        return CompiledElimination(chain)
-    return Elimination(chain)
-
-
 def operator(chain: ClosedLoop, route: Route | None = None, inside: Collection[int] | None = None) -> Operator:
     """The closed loop's kernel as an operator on functions of the next states of ``inside``, by default of all agents.
 
@@ -114,16 +109,23 @@ def operator(chain: ClosedLoop, route: Route | None = None, inside: Collection[i
         route: ``"compiled"`` or ``"numpy"``; by default compiled where numba is there and its planning pays.
         inside: the agents whose next states are summed out.
     """
-    members = range(chain.n) if inside is None else inside
+    members = tuple(range(chain.n)) if inside is None else tuple(sorted(inside))
     large = math.prod(chain.n_states[i] for i in members) >= _COMPILED_FROM
     compiled = route == "compiled" or (route is None and large and has_numba())
-    if inside is None:
-        return _operator(chain, compiled)
+    if read_outside(chain, members):
+        return _build(chain, members, compiled)
+    return _kept(chain, members, compiled)
+
+
+def _build(chain: ClosedLoop, members: tuple[int, ...], compiled: bool) -> Operator:
     if compiled:
         from dmpo_theory.compiled import CompiledElimination
 
-        return CompiledElimination(chain, inside)
-    return Elimination(chain, inside)
+        return CompiledElimination(chain, members)
+    return Elimination(chain, members)
+
+
+_kept = lru_cache(maxsize=4)(_build)  # values, occupancy and gradients of an instance follow one another
 
 
 def apply_kernel(chain: ClosedLoop, function: Array) -> Array:

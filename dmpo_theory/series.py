@@ -40,13 +40,13 @@ def discounted_sum(kernel: Operator, term: Array, total: Array, gamma: float, ha
             total += gamma / (1 - gamma) * (high + low) / 2
             return total, sweeps
         if solvable and sweeps % _CHECK_EVERY == 0:
-            fall = max(earlier / width, gamma**-_CHECK_EVERY)  # in as many sweeps
-            left = _CHECK_EVERY * math.log(width / half_width) / math.log(fall)
+            fall = max(math.log(earlier / width), -_CHECK_EVERY * math.log(gamma))  # in as many sweeps
+            left = _CHECK_EVERY * math.log(width / half_width) / fall
             earlier = width
             if left > PATIENCE:  # a tail of hundreds of sweeps: solve (I - gamma P) y = gamma P x_t for it
                 target = gamma * kernel.apply(term)
                 tail, more = krylov(
-                    lambda y: y - gamma * kernel.apply(y), target, (1 - gamma) * half_width / 8, int(left / 3)
+                    lambda y: y - gamma * kernel.apply(y), target, (1 - gamma) * half_width / 8, int(left / 2)
                 )
                 sweeps += more
                 if solvable := tail is not None:  # what its residual is still short of goes on as sweeps

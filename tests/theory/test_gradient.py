@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from dmpo_theory.exact import local_values
-from dmpo_theory.laws import occupancy
 from dmpo_theory.extended import JointLaw, extended_value, uniform_law
 from dmpo_theory.gradient import policy_gradient, score_bound, truncated_gradient
 from dmpo_theory.graph import path
 from dmpo_theory.instances import random_mdp, random_policy
+from dmpo_theory.laws import occupancy
 from dmpo_theory.mdp import LocalPolicy, NetworkedMDP
 from tests.theory import brute_force
 
