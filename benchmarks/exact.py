@@ -3,7 +3,7 @@
 All n values V_i of random binary networked MDPs, to a tolerance, on five families of graphs: time, peak memory and
 agreement of ours with dense LU and dense and sparse power iteration (numpy, scipy), QuantEcon, pymdptoolbox, MDPSolver
 and Storm; and ours alone on ever larger graphs until time or memory runs out. Every measurement is a process of its
-own, and every peer gets its best case (benchmarks/peers.py says what is counted). Results are appended to results.csv
+own, and every peer gets its best case (benchmarks/measure.py says what is counted). Results are appended to results.csv
 as they come; started again with the same folder, it goes on where it was stopped. Peers are optional:
 
     pip install -e '.[plot,bench]'
@@ -34,7 +34,8 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from peers import OURS, PEERS, Measured, Row, Task, graph
+from measure import OURS, Measured, Row, Task, graph
+from peers import PEERS
 from report import write_report
 
 from dmpo_theory import routes
@@ -186,7 +187,7 @@ def run(solver: str, family: str, n: int, limit: float, options: argparse.Namesp
 def _child(argument: str, threads: int, limit: float | None = None) -> str:
     names = ("OMP", "OPENBLAS", "MKL", "NUMEXPR", "NUMBA", "VECLIB_MAXIMUM", "BLIS")
     environment = os.environ | {f"{name}_NUM_THREADS": str(threads) for name in names}
-    command = [sys.executable, str(Path(__file__).with_name("peers.py")), argument]
+    command = [sys.executable, str(Path(__file__).with_name("measure.py")), argument]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=limit)
     return done.stdout.splitlines()[-1]
 

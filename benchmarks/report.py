@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from peers import OURS, PEERS, Row
+from measure import OURS, Row
+from peers import PEERS
 
 # Okabe-Ito colours, yellow replaced by grey: on white it can hardly be seen.
 _COLOURS = ("#0072B2", "#D55E00", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#888888")

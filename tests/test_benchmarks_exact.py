@@ -12,7 +12,7 @@ import pytest
 
 from dmpo_theory.closed_loop import closed_loop
 from dmpo_theory.exact import local_values
-from dmpo_theory.graph import path, ring
+from dmpo_theory.graph import ring
 from dmpo_theory.instances import random_mdp, random_policy
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
@@ -39,16 +39,6 @@ def test_peers_agree_with_ours(benchmark: ModuleType, name: str) -> None:
     blocks = list(peer.solve(closed_loop(mdp, policy), mdp.gamma, 1e-10))
     assert blocks[0].shape == (0, 12)
     np.testing.assert_allclose(np.concatenate(blocks), local_values(mdp, policy).values, rtol=0, atol=1e-10)
-
-
-@pytest.mark.parametrize("n", [1, 2, 5])
-def test_kernel_of_the_peers(benchmark: ModuleType, n: int) -> None:
-    mdp = random_mdp(path(n), n_states=[2 + i % 2 for i in range(n)], rng=0)
-    chain = closed_loop(mdp, random_policy(mdp, rng=1))
-    kernel = importlib.import_module("peers").dense_kernel(chain)
-    np.testing.assert_allclose(kernel, chain.matrix, rtol=1e-14)
-    assert kernel.flags.writeable
-    assert kernel.flags.c_contiguous
 
 
 def test_run_resume_and_report(benchmark: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
