@@ -53,7 +53,7 @@ class Peer:
 def dense_kernel(chain: ClosedLoop) -> Array:
     """``P[x, x']``, C order, to be overwritten at will: the chain forgets it."""
     kernel = np.require(chain.matrix, requirements=["C", "W"])
-    del chain.matrix
+    vars(chain).pop("matrix")
     return kernel
 
 
