@@ -87,11 +87,15 @@ def extended_value(mdp: NetworkedMDP, value: Array, seen: Sequence[int], law: Re
 
 def deviation(mdp: NetworkedMDP, values: Array, law: ReferenceLaw) -> Array:
     """``max_s |V_i(s) - V_i(s_{N_i^kappa})|`` for every agent and ``kappa = 0 .. n-1``: ``[n, n]``."""
-    result = np.zeros((mdp.n, mdp.n))
-    for i in range(mdp.n):
-        means = law.averages(values[i].reshape(mdp.n_states), (shell for _, shell in _shells(mdp, i)))
-        for (kappa, (low, high)), mean in zip(_envelopes(mdp, values[i], i), means, strict=True):
-            result[i, kappa] = max((high - mean).max(), (mean - low).max())
+    return np.stack([agent_deviation(mdp, values[i], i, law) for i in range(mdp.n)])
+
+
+def agent_deviation(mdp: NetworkedMDP, value: Array, i: int, law: ReferenceLaw) -> Array:
+    """``max_s |V_i(s) - V_i(s_{N_i^kappa})|`` of one agent, ``kappa = 0 .. n-1``: ``[n]``."""
+    result = np.zeros(mdp.n)
+    means = law.averages(value.reshape(mdp.n_states), (shell for _, shell in _shells(mdp, i)))
+    for (kappa, (low, high)), mean in zip(_envelopes(mdp, value, i), means, strict=True):
+        result[kappa] = max((high - mean).max(), (mean - low).max())
     return result
 
 

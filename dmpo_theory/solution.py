@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from dmpo_theory.errors import unknown_name
-from dmpo_theory.exact import Values, local_values
-from dmpo_theory.extended import deviation, span, uniform_law
+from dmpo_theory.exact import Values, each_value, local_values
+from dmpo_theory.extended import agent_deviation, agent_span, deviation, span, uniform_law
 from dmpo_theory.gradient import Reading, policy_gradient, truncated_gradient
 from dmpo_theory.laws import StateLaw, occupancy
 from dmpo_theory.mdp import Array, LocalPolicy, NetworkedMDP
@@ -23,15 +23,37 @@ from dmpo_theory.routes import Method
 
 
 class Solution:
-    """Exact answers, each computed when first asked for."""
+    """Exact answers, each computed when first asked for; values are held only if ``keep_values``."""
 
-    def __init__(self, mdp: NetworkedMDP, policy: LocalPolicy, method: Method, tolerance: float | None) -> None:
+    def __init__(
+        self, mdp: NetworkedMDP, policy: LocalPolicy, method: Method, tolerance: float | None, keep_values: bool
+    ) -> None:
         self.mdp, self.policy, self.method, self.tolerance = mdp, policy, method, tolerance
+        self.keep_values = keep_values
 
     @cached_property
-    def local_values(self) -> Values:
-        """``V_i(x)`` with its residual."""
+    def values(self) -> Array:
+        """``V_i(x)``, ``[n, X]``."""
+        return self._local_values.values
+
+    @cached_property
+    def _local_values(self) -> Values:
         return local_values(self.mdp, self.policy, method=self.method, tolerance=self.tolerance)
+
+    @cached_property
+    def by_agent(self) -> tuple[Array, Array, float]:
+        """Spans and deviations from the uniform extended value, ``[n, n]``, and the largest residual."""
+        mdp, uniform = self.mdp, uniform_law(self.mdp)
+        if self.keep_values:
+            spans, deviations = span(mdp, self.values), deviation(mdp, self.values, uniform)
+            return spans, deviations, float(self._local_values.residual.max())
+        each = each_value(mdp, self.policy, method=self.method, tolerance=self.tolerance)
+        found = [
+            (agent_span(mdp, v.values, v.agent), agent_deviation(mdp, v.values, v.agent, uniform), v.residual)
+            for v in each
+        ]
+        spans, deviations, residuals = (np.array(column) for column in zip(*found, strict=True))
+        return spans, deviations, float(residuals.max())
 
     @cached_property
     def occupancy(self) -> StateLaw:
@@ -40,7 +62,7 @@ class Solution:
 
     def gradient(self) -> list[Array]:
         """``g_i`` in softmax logits under the occupancy."""
-        return list(policy_gradient(self.mdp, self.policy, self.local_values.values, self.occupancy.law))
+        return list(policy_gradient(self.mdp, self.policy, self.values, self.occupancy.law))
 
     def truncated_gradients(self, reading: Reading) -> list[list[Array]]:
         """The truncated gradient ``[i][kappa]`` under the occupancy, for the uniform reference law."""
@@ -49,7 +71,7 @@ class Solution:
             truncated_gradient(
                 self.mdp,
                 self.policy,
-                self.local_values.values,
+                self.values,
                 self.occupancy.law,
                 kappa,
                 reference=uniform,
@@ -62,16 +84,18 @@ class Solution:
 
 
 FIELDS: dict[str, Callable[[Solution], Any]] = {
-    "values": lambda s: s.local_values.values,
+    "values": lambda s: s.values,
     "occupancy_uniform_start": lambda s: s.occupancy.law,
     "gradient": lambda s: s.gradient(),
-    "span": lambda s: span(s.mdp, s.local_values.values),
-    "deviation_uniform": lambda s: deviation(s.mdp, s.local_values.values, uniform_law(s.mdp)),
+    "span": lambda s: s.by_agent[0],
+    "deviation_uniform": lambda s: s.by_agent[1],
     "truncated_gradient_thm2_uniform": lambda s: s.truncated_gradients("theorem2"),
     "truncated_gradient_eq9_uniform": lambda s: s.truncated_gradients("eq9"),
-    "residual": lambda s: float(s.local_values.residual.max()),
+    "residual": lambda s: s.by_agent[2],
 }
 """Everything that can be asked for, by name."""
+_STREAMED = {"occupancy_uniform_start", "span", "deviation_uniform", "residual"}
+"""What needs no more than one agent's values at a time."""
 
 
 def solve(
@@ -90,7 +114,7 @@ def solve(
     for field in fields:
         if field not in FIELDS:
             raise unknown_name("field", field, FIELDS)
-    solution = Solution(mdp, policy, method, tolerance)
+    solution = Solution(mdp, policy, method, tolerance, keep_values=not set(fields) <= _STREAMED)
     return {field: FIELDS[field](solution) for field in dict.fromkeys([*fields, "residual"])}
 
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import quantecon
 
+from dmpo_theory import exact, routes, series
 from dmpo_theory.errors import ProblemTooLarge
-from dmpo_theory.exact import local_values
+from dmpo_theory.exact import each_value, local_values, mean_value
 from dmpo_theory.graph import FAMILIES, AgentGraph, named_graph, path, ring, star
 from dmpo_theory.instances import random_mdp, random_policy
 from dmpo_theory.laws import occupancy, stationary
@@ -195,3 +196,75 @@ def test_bad_arguments() -> None:
         local_values(mdp, policy, method="sparse")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"start has shape \(3,\)"):
         occupancy(mdp, policy, np.ones(3) / 3)
+
+
+def test_the_cheapest_route_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    small, large = random_mdp(ring(4), rng=0), random_mdp(ring(11), rng=0)
+    assert local_values(small, random_policy(small)).method == "dense"
+    assert local_values(large, random_policy(large)).method == "compiled"
+    monkeypatch.setattr(routes, "has_numba", lambda: False)
+    routes._kept.cache_clear()
+    values = local_values(large, random_policy(large))
+    assert values.method == "numpy"
+    with pytest.raises(ValueError, match='method = "compiled" needs numba'):
+        local_values(large, random_policy(large), method="compiled")
+
+
+@pytest.mark.parametrize("method", ROUTES)
+@pytest.mark.parametrize("tolerance", [0.0, -1.0, float("nan")])
+def test_senseless_tolerances(method: str, tolerance: float) -> None:
+    mdp, policy = uneven()
+    with pytest.raises(ValueError, match=r"tolerance = .* must be a positive number"):
+        local_values(mdp, policy, method=method, tolerance=tolerance)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("method", ROUTES)
+def test_the_mean_value_takes_one_solve(method: str) -> None:
+    mdp, policy = uneven()
+    mean = mean_value(mdp, policy, method=method)  # type: ignore[arg-type]
+    values = local_values(mdp, policy, method=method)  # type: ignore[arg-type]
+    assert np.abs(mean.values - values.values.mean(axis=0)).max() <= mean.error_bound + values.error_bound
+
+
+def test_values_stream_in_the_order_asked_for() -> None:
+    mdp = random_mdp(ring(10), rng=0)
+    policy = random_policy(mdp, rng=1)
+    everything = local_values(mdp, policy, threads=1)
+    found = list(each_value(mdp, policy, [7, 2, 5], threads=2))
+    assert [value.agent for value in found] == [7, 2, 5]
+    for value in found:
+        np.testing.assert_array_equal(value.values, everything.values[value.agent])
+
+
+def test_slow_chains_are_solved_by_krylov_methods(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both the one that mixes slowly and the shift register, on which BiCGStab breaks down, agree with sweeps alone."""
+    slow = random_mdp(ring(6), gamma=0.999, concentration=0.03, rng=0)
+    copy = np.eye(2)[:, None]
+    reward = tuple(np.array([[0.0], [float(i == 0)]]) for i in range(6))
+    register = NetworkedMDP(ring(6), 0.99, (copy,) * 6, reward, tuple(((i + 1) % 6,) for i in range(6)))
+    idle = LocalPolicy(register, (np.ones((2, 1)),) * 6, tuple((i,) for i in range(6)))
+    for mdp, policy in ((slow, random_policy(slow, concentration=0.03, rng=1)), (register, idle)):
+        quick = local_values(mdp, policy, method="compiled")
+        with monkeypatch.context() as patch:
+            patch.setattr(series, "PATIENCE", 10**9)
+            sweeping = local_values(mdp, policy, method="compiled")
+        assert quick.sweeps < sweeping.sweeps / 3, (quick.sweeps, sweeping.sweeps)
+        assert np.abs(quick.values - sweeping.values).max() <= quick.error_bound + sweeping.error_bound
+
+
+def test_the_light_cone_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    mdp = random_mdp(ring(9), n_states=[2, 3, 2, 2, 1, 2, 3, 2, 2], rng=0)
+    policy = random_policy(mdp, rng=1)
+    plain = local_values(mdp, policy, method="compiled")
+    monkeypatch.setattr(exact, "_LIGHT_CONE_FROM", 1)
+    narrow = local_values(mdp, policy, method="compiled")
+    assert np.abs(plain.values - narrow.values).max() <= plain.error_bound + narrow.error_bound
+
+
+def test_long_work_says_so_before_it_starts(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(exact, "_LONG", 0.0)
+    mdp = random_mdp(ring(10), rng=0)
+    local_values(mdp, random_policy(mdp, rng=1), method="compiled")
+    assert "Exact values of 10 agents on 1024 joint states: about 0 minutes" in capsys.readouterr().err
