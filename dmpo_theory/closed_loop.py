@@ -56,6 +56,16 @@ class ClosedLoop:
         return np.stack([on_joint_states(table, members, self.n_states) for table, members in pairs])
 
     @cached_property
+    def ancestors(self) -> tuple[frozenset[int], ...]:
+        """The agents whose present state may ever matter to agent i's, itself among them, ``[n]``."""
+        reach = [frozenset({i, *self.parents[i]}) for i in range(self.n)]
+        while True:  # twice as many steps back each time
+            wider = [frozenset().union(*(reach[j] for j in known)) for known in reach]
+            if wider == reach:
+                return tuple(reach)
+            reach = wider
+
+    @cached_property
     def matrix(self) -> Array:
         """The dense kernel ``P[x, x']``; ``ProblemTooLarge`` if it would not fit."""
         what = f"the dense kernel of {self.size:.6g} joint states"

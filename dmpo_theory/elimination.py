@@ -47,12 +47,14 @@ class Operator(Protocol):
         """``E[f(s') | s]``: from a function of ``inside`` to one of ``outside``."""
         ...
 
-    def workspace(self) -> Array:
-        """Room that :meth:`sweep` needs, one for each thread."""
-        ...
+    def sweeps(
+        self, term: Array, following: Array, total: Array, gamma: float, width: float, most: int
+    ) -> tuple[float, float, int]:
+        """``term = gamma P term`` again and again where inside and outside are the same, each added to ``total``.
 
-    def sweep(self, term: Array, following: Array, total: Array, gamma: float, work: Array) -> tuple[float, float]:
-        """``following = gamma P term`` where inside and outside are the same; adds it to ``total``; its min and max."""
+        Until a term's entries differ by at most ``width``, or ``most`` times. The two arrays are used in turn: the last
+        term is in ``following`` if the number of sweeps is odd. Its smallest and largest entry, and that number.
+        """
         ...
 
     def push(self, law: Array) -> Array:
@@ -85,15 +87,17 @@ class Elimination:
         """As :meth:`Operator.apply`."""
         return self._apply(function, None)
 
-    def workspace(self) -> Array:
-        """As :meth:`Operator.workspace`."""
-        return np.empty(0)
-
-    def sweep(self, term: Array, following: Array, total: Array, gamma: float, work: Array) -> tuple[float, float]:
-        """As :meth:`Operator.sweep`."""
-        np.multiply(self.apply(term), gamma, out=following)
-        total += following
-        return float(following.min()), float(following.max())
+    def sweeps(
+        self, term: Array, following: Array, total: Array, gamma: float, width: float, most: int
+    ) -> tuple[float, float, int]:
+        """As :meth:`Operator.sweeps`."""
+        low, high, done = 0.0, math.inf, 0
+        while done < most and high - low > width:
+            np.multiply(self.apply(term), gamma, out=following)
+            total += following
+            low, high, done = float(following.min()), float(following.max()), done + 1
+            term, following = following, term
+        return low, high, done
 
     def push(self, law: Array) -> Array:
         """As :meth:`Operator.push`."""

@@ -19,11 +19,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.linalg.lapack import dgetrf, dgetrs
 from tqdm import tqdm
 
 from dmpo_theory.certificate import Certificate
 from dmpo_theory.closed_loop import ClosedLoop, closed_loop
-from dmpo_theory.elimination import Operator, read_outside
+from dmpo_theory.elimination import Operator
 from dmpo_theory.mdp import Array, LocalPolicy, NetworkedMDP
 from dmpo_theory.parallel import available_threads, in_threads
 from dmpo_theory.routes import (
@@ -160,7 +161,7 @@ def each_value(
     threads: int | None = None,
     memory_limit_gib: float | None = None,
 ) -> Iterator[LocalValue]:
-    """Local values one agent after another, in their order, so that no more than ``threads`` of them are held at once.
+    """Local values one agent after another, in their order, holding no more than ``2 threads`` of them.
 
     Args:
         mdp: the networked MDP.
@@ -173,7 +174,7 @@ def each_value(
     """
     chain = closed_loop(mdp, policy)
     threads = threads or available_threads()
-    route = choose_route(chain, method, threads, threads, memory_limit_gib)
+    route = choose_route(chain, method, 2 * threads, threads, memory_limit_gib)
     wanted = range(chain.n) if agents is None else agents
     return _each_value(chain, mdp.gamma, wanted, route, tolerance, threads)
 
@@ -235,29 +236,35 @@ def _solve(
     reward: Array,
 ) -> LocalValue:
     """The value of a reward that depends on the states of ``members``, as a function of all agents' states."""
-    reads, sizes = _closure(chain, members), chain.n_states
+    sizes, reads = chain.n_states, sorted(set[int]().union(*(chain.ancestors[j] for j in members)))
     kernel = operator(chain, route, reads)
     agents = kernel.inside
     size = chain.reward_sizes[agent] if agent >= 0 else sum(chain.reward_sizes) / chain.n
     certificate = Certificate(chain, gamma, agents, kernel.roundings)
-    wanted = _tolerance(certificate, tolerance, size, gamma)
-    values, sweeps = _iterate(chain, gamma, route, kernel, members, reward, wanted / 4)
-    reward = reorder(reward, sizes, members, agents)
+    largest = max(chain.reward_sizes)
+    wanted = _tolerance(certificate, tolerance, size, largest, gamma)
+    full = reorder(reward, sizes, members, agents)
+    if chain.size < _LIGHT_CONE_FROM:
+        values, sweeps = discounted_sum(kernel, full.copy(), full.copy(), gamma, wanted / 2)
+    else:
+        values, sweeps = _along_the_light_cone(chain, gamma, route, kernel, members, reward, wanted / 2)
     for attempt in range(3):  # rounding in the sweeps may leave a residual that another few correct
-        residuals = reward + gamma * kernel.apply(values) - values
+        residuals = gamma * kernel.apply(values)
+        residuals += full
+        residuals -= values
         error = certificate.rounding(size, float(np.abs(values).max()))
         lower, upper = certificate.enclosure(float(residuals.min()), float(residuals.max()), error)
         if max(-lower, upper) <= wanted:
             spread = reorder(values, sizes, agents, range(chain.n))
             return LocalValue(agent, spread, lower, upper, float(np.abs(residuals).max()), sweeps + 1)
         if attempt < 2:
-            correction, more = discounted_sum(kernel, residuals, residuals.copy(), gamma, wanted / 4)
+            correction, more = discounted_sum(kernel, residuals, residuals.copy(), gamma, wanted / 2)
             values, sweeps = values + correction, sweeps + more + 1
-    certain = certificate.reachable(max(chain.reward_sizes))  # for the other agents too
-    raise _beyond_float64(wanted, max(2 * -lower, 2 * upper, certain), gamma, size)
+    certain = certificate.reachable(largest)  # for the other agents too
+    raise _beyond_float64(wanted, max(3 * -lower, 3 * upper, certain), gamma, size)
 
 
-def _iterate(
+def _along_the_light_cone(
     chain: ClosedLoop,
     gamma: float,
     route: Route,
@@ -266,9 +273,9 @@ def _iterate(
     reward: Array,
     half_width: float,
 ) -> tuple[Array, int]:
-    """``sum_t gamma^t P^t r`` as a function of the kernel's agents, and the number of sweeps."""
+    """:func:`discounted_sum` whose first terms are computed as functions of the few agents that they depend on."""
     sizes, term, total, sweeps = chain.n_states, reward, reward, 0
-    while chain.size >= _LIGHT_CONE_FROM and len(members) < len(kernel.inside):
+    while len(members) < len(kernel.inside):
         cone = operator(chain, route, members)
         term = gamma * cone.apply(reorder(term, sizes, members, cone.inside))
         total = reorder(total, sizes, members, cone.outside) + term
@@ -278,24 +285,17 @@ def _iterate(
     return values, sweeps + more
 
 
-def _closure(chain: ClosedLoop, members: Sequence[int]) -> tuple[int, ...]:
-    """Everybody whose state may ever matter to a function of the members' states."""
-    reached = set(members)
-    while more := read_outside(chain, reached):
-        reached |= more
-    return tuple(sorted(reached))
-
-
 def _dense_values(
     chain: ClosedLoop, gamma: float, agents: Sequence[int], rewards: Array, tolerance: float | None
 ) -> Iterator[LocalValue]:
     kernel, size = chain.matrix, max(chain.reward_sizes)
     roundings = chain.n + min(chain.size, _BLOCK) + -(-chain.size // _BLOCK)
     certificate = Certificate(chain, gamma, range(chain.n), roundings)
-    wanted = _tolerance(certificate, tolerance, size, gamma)
+    wanted = _tolerance(certificate, tolerance, size, size, gamma)
     system = kernel * -gamma
     system.reshape(-1)[:: chain.size + 1] += 1
-    values = np.asarray(np.linalg.solve(system, rewards.T).T, dtype=np.float64)
+    factors, pivots, _ = dgetrf(system.T, overwrite_a=True)  # LAPACK wants columns; I - gamma P is never singular
+    values: Array = dgetrs(factors, pivots, rewards.T, trans=1)[0].T
     for attempt in range(3):
         residuals = rewards + gamma * _by_blocks(kernel, values) - values
         error = certificate.rounding(size, float(np.abs(values).max()))
@@ -308,8 +308,8 @@ def _dense_values(
                 yield LocalValue(i, values[row], float(lower[row]), float(upper[row]), float(left[row]), 0)
             return
         if attempt < 2:
-            values += np.linalg.solve(system, residuals.T).T
-    raise _beyond_float64(wanted, max(2 * reached, certificate.reachable(size)), gamma, size)
+            values = values + dgetrs(factors, pivots, residuals.T, trans=1)[0].T
+    raise _beyond_float64(wanted, max(3 * reached, certificate.reachable(size)), gamma, size)
 
 
 def _by_blocks(kernel: Array, values: Array) -> Array:
@@ -320,14 +320,14 @@ def _by_blocks(kernel: Array, values: Array) -> Array:
     return total
 
 
-def _tolerance(certificate: Certificate, tolerance: float | None, size: float, gamma: float) -> float:
-    """The tolerance asked for, or the default one."""
+def _tolerance(certificate: Certificate, tolerance: float | None, size: float, largest: float, gamma: float) -> float:
+    """The tolerance asked for, or the default one, for rewards of one size, the largest of all agents beside it."""
     if tolerance is None:
         return max(TOLERANCE, certificate.reachable(size))
     if not tolerance > 0:
         raise ValueError(f"tolerance = {tolerance!r} must be a positive number, in units of value")
     if tolerance <= certificate.out_of_reach(size):
-        raise _beyond_float64(tolerance, certificate.reachable(size), gamma, size)
+        raise _beyond_float64(tolerance, certificate.reachable(largest), gamma, size)
     return tolerance
 
 

@@ -148,11 +148,33 @@ def _products(left, s, right, t, table, c, slab, contexts, inputs):  # type: ign
 
 
 @_compiled
-def _dot(table, c, values, v, length):  # type: ignore[no-untyped-def]
-    c0, v0, total = np.uint64(c), np.uint64(v), 0.0
-    for x in range(np.uint64(length)):
-        total += table[c0 + x] * values[v0 + x]
-    return total
+def _dots(table, c, values, v, width, contexts, result, here, shifts, shift_at):  # type: ignore[no-untyped-def]
+    """``result[here + shift[y]] = <table[y, :], values>`` for all contexts y of the last step."""
+    c0, v0, length = np.uint64(c), np.uint64(v), np.uint64(width)
+    y = 0
+    while y + 4 <= contexts:
+        c1, c2, c3 = c0 + length, c0 + length + length, c0 + length + length + length
+        w0, w1, w2, w3 = 0.0, 0.0, 0.0, 0.0
+        for x in range(length):
+            value = values[v0 + x]
+            w0 += table[c0 + x] * value
+            w1 += table[c1 + x] * value
+            w2 += table[c2 + x] * value
+            w3 += table[c3 + x] * value
+        at = shift_at + y
+        result[np.uint64(here + shifts[at])] = w0
+        result[np.uint64(here + shifts[at + 1])] = w1
+        result[np.uint64(here + shifts[at + 2])] = w2
+        result[np.uint64(here + shifts[at + 3])] = w3
+        c0 = c3 + length
+        y += 4
+    while y < contexts:
+        w0 = 0.0
+        for x in range(length):
+            w0 += table[c0 + x] * values[v0 + x]
+        result[np.uint64(here + shifts[shift_at + y])] = w0
+        c0 += length
+        y += 1
 
 
 @_compiled
@@ -169,10 +191,10 @@ def apply(steps, function, result, work):  # type: ignore[no-untyped-def]
     while k >= 0:
         if k == last:
             row, here, width = offset[k, k], offset[k, last + 1], inputs[k]
-            for y in range(contexts[k]):
-                source = function if k == 0 else work
-                result[np.uint64(here + shifts[shift_at[k] + y])] = _dot(tables, row, source, slab_at[k], width)
-                row += width
+            if k == 0:
+                _dots(tables, row, function, slab_at[k], width, contexts[k], result, here, shifts, shift_at[k])
+            else:
+                _dots(tables, row, work, slab_at[k], width, contexts[k], result, here, shifts, shift_at[k])
             k -= 1
             continue
         y = context[k]
@@ -181,8 +203,10 @@ def apply(steps, function, result, work):  # type: ignore[no-untyped-def]
             continue
         if y % 4 == 0:
             row, several = offset[k, k] + y * inputs[k], min(4, contexts[k] - y)
-            source = function if k == 0 else work
-            _mix(source, slab_at[k], work, work_at[k], tables, row, slab[k], several, inputs[k])
+            if k == 0:
+                _mix(function, slab_at[k], work, work_at[k], tables, row, slab[k], several, inputs[k])
+            else:
+                _mix(work, slab_at[k], work, work_at[k], tables, row, slab[k], several, inputs[k])
         context[k] = y + 1
         shift = shift_at[k] + y * (last + 1 - k)
         for j in range(k + 1, last + 2):
@@ -243,17 +267,32 @@ def reverse(steps, law, function, pushed, by_table, work, adjoint, factors):  # 
         context[k] = 0
 
 
-@_compiled
-def sweep(steps, term, following, total, gamma, work):  # type: ignore[no-untyped-def]
-    """``following = gamma P term``, added to ``total``; its smallest and its largest entry."""
-    apply(steps, term, following, work)
-    low, high = np.inf, -np.inf
+@njit(nogil=True, cache=True, fastmath=True)
+def _accumulate(following, total, gamma):  # type: ignore[no-untyped-def]
+    """Scale ``following`` in place and add it to ``total``; its smallest and its largest entry."""
+    low = high = gamma * following[0]
     for x in range(np.uint64(len(following))):
         value = gamma * following[x]
         following[x] = value
         total[x] += value
         low, high = min(low, value), max(high, value)
     return low, high
+
+
+@_compiled
+def sweeps(steps, term, following, total, gamma, width, most, work):  # type: ignore[no-untyped-def]
+    """``term = gamma P term`` again and again, in the two arrays in turn, each added to ``total``.
+
+    Until a term's entries differ by at most ``width``, or ``most`` times. The last term's smallest and largest entry,
+    and the number of sweeps; the last term is in ``following`` if it is odd.
+    """
+    low, high, done = 0.0, np.inf, 0
+    while done < most and high - low > width:
+        apply(steps, term, following, work)
+        low, high = _accumulate(following, total, gamma)
+        term, following = following, term
+        done += 1
+    return low, high, done
 
 
 @_compiled

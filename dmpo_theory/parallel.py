@@ -22,7 +22,7 @@ def available_threads() -> int:
 
 
 def in_threads(work: Callable[[Item], Result], items: Iterable[Item], threads: int) -> Iterator[Result]:
-    """Results in the order of the items, at most ``threads`` of them ahead of the caller.
+    """Results in the order of the items, at most ``2 threads`` of them ahead of the caller.
 
     BLAS is held to one thread meanwhile: its own would get in the way of these.
     """
@@ -32,9 +32,9 @@ def in_threads(work: Callable[[Item], Result], items: Iterable[Item], threads: i
             return
         with ThreadPoolExecutor(threads) as pool:
             waiting: deque[Future[Result]] = deque()
-            try:
+            try:  # twice as many as are at work, so that nobody waits for the caller
                 left = iter(items)
-                waiting.extend(pool.submit(work, item) for item in itertools.islice(left, threads))
+                waiting.extend(pool.submit(work, item) for item in itertools.islice(left, 2 * threads))
                 while waiting:
                     result = waiting.popleft().result()
                     waiting.extend(pool.submit(work, item) for item in itertools.islice(left, 1))

@@ -86,7 +86,7 @@ def memory_needed(chain: ClosedLoop, route: str, functions: int, threads: int) -
     held = 8.0 * size * (functions + _VECTORS * threads)
     if size > 2**40 or route == "compiled":
         return held
-    return held + 8.0 * elimination_cost(chain, greedy_order(chain, range(chain.n)))[1]
+    return held + 8.0 * _cost(chain)[1]
 
 
 def predicted_seconds(chain: ClosedLoop, route: str, functions: int, sweeps: float = _TYPICAL_SWEEPS) -> float:
@@ -96,9 +96,13 @@ def predicted_seconds(chain: ClosedLoop, route: str, functions: int, sweeps: flo
         return 2e-4 + 3e-9 * size**2 + 4e-11 * size**3 if size < 1e90 else math.inf
     if size > 2**40:
         return math.inf
-    multiplications, _ = elimination_cost(chain, greedy_order(chain, range(chain.n)))
-    one = multiplications / _PER_SECOND[route] + _PER_SWEEP[route]
+    one = _cost(chain)[0] / _PER_SECOND[route] + _PER_SWEEP[route]
     return _SETUP[route] + functions * sweeps * one
+
+
+@lru_cache(maxsize=4)
+def _cost(chain: ClosedLoop) -> tuple[float, float]:
+    return elimination_cost(chain, greedy_order(chain, range(chain.n)))
 
 
 def operator(chain: ClosedLoop, route: Route | None = None, inside: Collection[int] | None = None) -> Operator:

@@ -31,7 +31,7 @@ _GMRES_VECTORS, _GMRES_UP_TO = 30, 2**20
 
 def discounted_sum(kernel: Operator, term: Array, total: Array, gamma: float, half_width: float) -> tuple[Array, int]:
     """Carry on ``total = sum_{u<=t} x_u`` from ``term = x_t`` to the whole series; and the number of sweeps."""
-    following, work = np.empty_like(term), kernel.workspace()
+    following = np.empty_like(term)
     low, high = float(term.min()), float(term.max())
     sweeps, earlier, solvable = 0, math.inf, True
     while sweeps < MAX_SWEEPS:
@@ -39,23 +39,24 @@ def discounted_sum(kernel: Operator, term: Array, total: Array, gamma: float, ha
         if width <= half_width:
             total += gamma / (1 - gamma) * (high + low) / 2
             return total, sweeps
-        if solvable and sweeps % _CHECK_EVERY == 0:
-            fall = max(math.log(earlier / width), -_CHECK_EVERY * math.log(gamma))  # in as many sweeps
-            left = _CHECK_EVERY * math.log(width / half_width) / fall
-            earlier = width
-            if left > PATIENCE:  # a tail of hundreds of sweeps: solve (I - gamma P) y = gamma P x_t for it
-                target = gamma * kernel.apply(term)
-                tail, more = krylov(
-                    lambda y: y - gamma * kernel.apply(y), target, (1 - gamma) * half_width / 8, int(left / 2)
-                )
-                sweeps += more
-                if solvable := tail is not None:  # what its residual is still short of goes on as sweeps
-                    term = target + gamma * kernel.apply(tail) - tail
-                    total += tail + term
-                    low, high, earlier = float(term.min()), float(term.max()), math.inf
-                    continue
-        low, high = kernel.sweep(term, following, total, gamma, work)
-        term, following, sweeps = following, term, sweeps + 1
+        fall = max(math.log(earlier / width), -_CHECK_EVERY * math.log(gamma))  # in as many sweeps
+        left = _CHECK_EVERY * math.log(width / half_width) / fall
+        if solvable and left > PATIENCE:  # a tail of hundreds of sweeps: solve (I - gamma P) y = gamma P x_t for it
+            target = gamma * kernel.apply(term)
+            tail, more = krylov(
+                lambda y: y - gamma * kernel.apply(y), target, (1 - gamma) * half_width / 8, int(left / 2)
+            )
+            sweeps += more
+            if solvable := tail is not None:  # what its residual is still short of goes on as sweeps
+                term = target + gamma * kernel.apply(tail) - tail
+                total += tail + term
+                low, high, earlier = float(term.min()), float(term.max()), math.inf
+                continue
+        earlier, range_wanted = width, 2 * half_width * (1 - gamma) / gamma
+        low, high, more = kernel.sweeps(term, following, total, gamma, range_wanted, _CHECK_EVERY)
+        sweeps += more
+        if more % 2:
+            term, following = following, term
     raise ArithmeticError(f"no convergence in {MAX_SWEEPS} sweeps at gamma = {gamma!r}; lower gamma")
 
 

@@ -291,13 +291,13 @@ for sizes in ([6, 5, 5, 6], [2, 2, 5, 2, 7], [3] * 6, [2] * 9):
 # The checks are on: a buffer that is one number too short is an error, wherever it is.
 kernel = operator(chain, "compiled")
 full = chain.size
-work, law, none = kernel.workspace(), np.ones(full), np.empty(0)
+work, law, none = np.ones(kernel._work), np.ones(full), np.empty(0)
 for sizes in ((full - 1, full, len(work)), (full, full - 1, len(work)), (full, full, len(work) - 1)):
     source, result, room = (np.ones(size) for size in sizes)
     with pytest.raises(IndexError):
         kernels.apply(kernel._steps, source, result, room)
     with pytest.raises(IndexError):
-        kernels.sweep(kernel._steps, source, result, np.ones(full), 0.5, room)
+        kernels.sweeps(kernel._steps, source, result, np.ones(full), 0.5, -1.0, 3, room)
     with pytest.raises(IndexError):
         kernels.reverse(kernel._steps, source, law, result, none, room, room, False)
 short = kernel._steps._replace(tables=kernel._steps.tables[:-1])
