@@ -92,6 +92,9 @@ CONTROLLERS: Mapping[str, Mapping[str, Controller]] = {
             "proportional, 0.3/s", partial(ring.proportional, gain=0.3), "own speed, length"
         ),
         "linear": Controller("searched linear", _stored("ring-linear"), "own and leader's speed, gap"),
+        "linear-bunched": Controller(
+            "searched linear, bunched start", _stored("ring-linear-bunched"), "own and leader's speed, gap"
+        ),
         "linear-humans": Controller(
             "searched linear, among humans", _stored("ring-linear-humans"), "own and leader's speed, gap"
         ),

@@ -11,6 +11,8 @@ import numpy as np
 from dmpo_deep.envs import NetworkedEnv, Policy
 from dmpo_deep.envs.cacc import GAINS
 
+SHARPNESS = 5.0
+
 
 def always(env: NetworkedEnv, alpha: float, beta: float) -> Policy:
     """Constant gains of the optimal-velocity rule."""
@@ -35,8 +37,11 @@ def uniform(env: NetworkedEnv) -> Policy:
 
 
 def mixture(env: NetworkedEnv, weights: np.ndarray) -> Policy:
-    """Actions drawn with probabilities ``softmax(weights)``, whatever the state; weights ``[4]`` or ``[B, 1, 4]``."""
-    logits = np.asarray(weights) - np.max(weights, axis=-1, keepdims=True)
+    """Actions drawn with probabilities ``softmax(5 weights)``, whatever the state; weights ``[4]`` or ``[B, 1, 4]``.
+
+    The factor lets a search that starts from weights of size 1 rule actions out.
+    """
+    logits = SHARPNESS * (np.asarray(weights) - np.max(weights, axis=-1, keepdims=True))
     log_probability = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
     below = np.exp(log_probability).cumsum(axis=-1)[..., :-1]
 
