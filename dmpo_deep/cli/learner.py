@@ -27,8 +27,8 @@ def envs() -> None:
         spaces = (str(env.action_space), f"{env.observation_space.shape[0]} numbers")
         rows.append((name, task.title, graph, *spaces, str(env.horizon), task.needs))
     print(table(("task", "title", "agents", "action", "observation", "horizon", "needs beside [deep]"), rows))
-    for name, known in CONTROLLERS.items():
-        print(f"Controllers of {name}: {', '.join(known)}")
+    controllers = [(task, name, *known[::2]) for task, named in CONTROLLERS.items() for name, known in named.items()]
+    print("\n" + table(("task", "controller", "title", "decides on"), controllers) + "\n")
     print("Results: above; docs/environments/ has a card for each task")
 
 
@@ -60,7 +60,7 @@ def search(
         restarts: searches from the start, of which the best on 200 further training draws is kept.
         overwrite: replace an existing OUT.
     """
-    require("gymnasium")
+    require("torch", "safetensors", "gymnasium")
     from tqdm import tqdm
 
     from dmpo_deep.controllers.search import best, search, write

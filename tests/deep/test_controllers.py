@@ -148,7 +148,7 @@ def test_a_search_improves_on_training_draws_and_repeats(tmp_path):
     history = list(search("catchup", "linear", **settings))
     assert [(found.restart, found.iteration) for found in history] == [(r, i) for r in (1, 2) for i in range(1, 6)]
     assert [found.validation is not None for found in history] == [False, False, False, False, True] * 2
-    assert all(history[i].metric > -110 > history[i - 4].metric for i in (4, 9))
+    assert all(history[i].metric > history[i - 4].metric + 20 for i in (4, 9))
     assert history[-1].env_steps < 2 * (5 * 40 * 3 + 200) * 600
     assert best(history) is max(history[4], history[9], key=lambda found: found.validation)
     assert best(history[:3]) is history[2]
@@ -163,7 +163,7 @@ def test_a_search_improves_on_training_draws_and_repeats(tmp_path):
         "--restarts 2"
     )
     assert record["weights"] == best(history).weights.tolist()
-    assert evaluate("catchup", str(path))[str(path)].mean > -150
+    assert evaluate("catchup", str(path))[str(path)].collisions == 0
     with pytest.raises(ValueError, match="was found on catchup, not on slowdown; search there"):
         from_search(path, "slowdown")
     path.write_text('{"task": "catchup"}')

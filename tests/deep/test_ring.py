@@ -147,11 +147,25 @@ def test_state_restores_bit_for_bit_noise_included():
     for action in actions[:20]:
         env.step(action)
     state = env.state_dict()
-    first = [env.step(action)[0] for action in actions[20:]]
+    first = [env.step(action)[4]["speed"] for action in actions[20:]]
     other = make_env("ring", 3, humans=10, warmup=20)
     other.reset(np.random.default_rng(99))
     other.load_state_dict(state)
-    np.testing.assert_array_equal(first, [other.step(action)[0] for action in actions[20:]])
+    np.testing.assert_array_equal(first, [other.step(action)[4]["speed"] for action in actions[20:]])
+
+
+def test_steps_of_the_warm_up_count_as_environment_steps():
+    pytest.importorskip("torch")
+    from dmpo_deep.controllers.ring import zero
+    from dmpo_deep.rollout import Collector
+
+    env = make_env("ring", 2, humans=21, warmup=30)
+    collector = Collector(env, np.random.default_rng(0))
+    assert collector.env_steps == 2 * 30
+    collector.collect(zero(env), HORIZON - 1)
+    assert collector.env_steps == 2 * (30 + HORIZON - 1)
+    collector.collect(zero(env), 1)
+    assert collector.env_steps == 2 * (30 + HORIZON + 30)
 
 
 def waves(step, steps=3750, last=1500):
