@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,44 +14,17 @@ import torch
 from dmpo_deep import log
 from dmpo_deep.checkpoint import load, restoring
 from dmpo_deep.config import CONFIG, RunConfig, read_config
-from dmpo_deep.envs import CONTROLLERS, Policy, evaluation_env
+from dmpo_deep.controllers import CONTROLLERS, Controller, from_search, normalised_score
+from dmpo_deep.envs import Policy, action_count, evaluation_env
+from dmpo_deep.episodes import Episodes, play
 from dmpo_deep.nets import Actor, one_thread
 from dmpo_theory.errors import unknown_name
 
-
-@dataclass(frozen=True, eq=False)
-class Evaluation:
-    """One episode on each of the ``B`` evaluation draws."""
-
-    metric: np.ndarray
-    """The paper's metric of each episode, ``[B]``."""
-    collided: np.ndarray
-    """Whether there was a collision, ``[B]``."""
-    measures: Mapping[str, np.ndarray]
-    """Means over the steps of each episode, ``[B]``: on catch-up ``speed`` (m/s) and ``headway`` (m)."""
-
-    @property
-    def mean(self) -> float:
-        """Mean metric."""
-        return float(self.metric.mean())
-
-    @property
-    def sd(self) -> float:
-        """Standard deviation of the metric over draws."""
-        return float(self.metric.std(ddof=1))
-
-    @property
-    def collisions(self) -> int:
-        """Number of episodes with a collision."""
-        return int(self.collided.sum())
-
-    def __str__(self) -> str:
-        measured = ", ".join(f"mean {name} {value.mean():.2f}" for name, value in self.measures.items())
-        count = f"{self.collisions} of {len(self.metric)} collided"
-        return f"{self.mean:.2f} (sd {self.sd:.2f}; {count}; {measured})"
+EVALUATION_RANDOMNESS = (1001, 1)
+"""Entropy of what evaluations draw beyond the published draws, such as the noise of human drivers."""
 
 
-def evaluate_policy(task: str, policy: Policy, options: Mapping[str, Any] | None = None, seed: int = 0) -> Evaluation:
+def evaluate_policy(task: str, policy: Policy, options: Mapping[str, Any] | None = None, seed: int = 0) -> Episodes:
     """Run ``policy`` once on every evaluation draw.
 
     Args:
@@ -60,29 +33,31 @@ def evaluate_policy(task: str, policy: Policy, options: Mapping[str, Any] | None
         options: the task's options.
         seed: of the policy's own randomness.
     """
-    env = evaluation_env(task, **(options or {}))
-    rng = np.random.default_rng(seed)
-    obs = env.reset(rng)
-    metric, steps = np.zeros(env.batch), np.zeros(env.batch)
-    measures = {name: np.zeros(env.batch) for name in env.measures}
-    running, collided = np.ones(env.batch, dtype=bool), np.zeros(env.batch, dtype=bool)
-    while running.any():
-        obs, _, terminated, truncated, info = env.step(policy(obs, rng)[0])
-        metric[running] += info["metric"][running]
-        steps += running
-        for name, total in measures.items():
-            total[running] += info[name][running]
-        collided |= running & info["collided"]
-        running &= ~(terminated | truncated)
-    return Evaluation(metric, collided, {name: total / steps for name, total in measures.items()})
+    return _evaluate(task, lambda env: policy, options or {}, seed)
+
+
+def evaluate_controller(
+    task: str, controller: Controller, options: Mapping[str, Any] | None = None, seed: int = 0, skip: int = 0
+) -> Episodes:
+    """As :func:`evaluate_policy`, for a reference controller; measures leave out the first ``skip`` steps."""
+    return _evaluate(task, controller.make, options or {}, seed, skip)
+
+
+def _evaluate(
+    task: str, make: Callable[[Any], Policy], options: Mapping[str, Any], seed: int, skip: int = 0
+) -> Episodes:
+    env = evaluation_env(task, **options)
+    starts = np.random.default_rng(EVALUATION_RANDOMNESS)
+    episodes = play(env, make(env), starts, np.random.default_rng(seed), skip)
+    return replace(episodes, score=normalised_score(task, options, episodes.mean))
 
 
 def load_actor(run: Path) -> tuple[Actor, RunConfig]:
     """The trained policies of a run and its ``config.json``."""
     config = read_config(run)
     env = evaluation_env(config.task, **config.preset.environment)
-    radius, d = config.preset.kappa_policy, env.observation_dim
-    actor = Actor(env.graph, radius, d, env.n_actions, config.preset.hidden, torch.Generator())
+    radius, d = config.preset.kappa_policy, env.observation_space.shape[0]
+    actor = Actor(env.graph, radius, d, action_count(env), config.preset.hidden, torch.Generator())
     path = run / log.CHECKPOINT
     state = load(path, config.identity)
     with restoring(path):
@@ -97,8 +72,13 @@ def default_out(target: str | Path) -> Path | None:
 
 @one_thread()
 def evaluate(
-    target: str | Path, controller: str | None = None, out: Path | None = None, overwrite: bool = False
-) -> dict[str, Evaluation]:
+    target: str | Path,
+    controller: str | None = None,
+    out: Path | None = None,
+    overwrite: bool = False,
+    options: Mapping[str, Any] | None = None,
+    skip: int = 0,
+) -> dict[str, Episodes]:
     """Evaluate a run's policies, sampled and greedy, or a task's reference controllers.
 
     Args:
@@ -106,42 +86,59 @@ def evaluate(
         controller: one of the task's reference controllers; all of them by default.
         out: CSV file with one row per policy and draw; by default ``evaluation.csv`` inside a run, written anew.
         overwrite: replace ``out`` if it exists.
+        options: the task's options; a run has its own.
+        skip: steps at the start of every episode that speeds and headways leave out.
 
     Raises:
-        ValueError: neither a run nor a task, no such controller, or a damaged run.
+        ValueError: neither a run nor a task, no such controller or option, or a damaged run.
         FileExistsError: ``out`` exists.
         FileNotFoundError: the folder of ``out`` does not exist.
     """
     run = Path(target)
     if out is not None:
-        if out.is_dir() or (out.exists() and not overwrite):
-            raise FileExistsError(f"{out} exists; give another file, or overwrite it if it is one")
-        if not out.parent.is_dir():
-            raise FileNotFoundError(f"{out.parent} is no folder to write {out.name} in; create it first")
+        check_file(out, overwrite)
     if (run / CONFIG).is_file():
         if controller is not None:
             raise ValueError(f"{run} is a run; give a task, for example catchup, to evaluate controller {controller!r}")
+        if options or skip:
+            raise ValueError(f"{run} is a run, evaluated as it was trained; leave out options and skip")
         actor, config = load_actor(run)
-        options = config.preset.environment
-        policies: dict[str, Policy] = {"sampled": actor, "greedy": actor.greedy}
         task, out = config.task, out or default_out(run)
+        policies: dict[str, Policy] = {"sampled": actor, "greedy": actor.greedy}
+        results = {name: evaluate_policy(task, p, config.preset.environment) for name, p in policies.items()}
     elif (task := str(target)) in CONTROLLERS:
-        known = CONTROLLERS[task]
-        if controller is not None and controller not in known:
-            raise unknown_name(f"controller of {task}", controller, known)
-        policies = {name: known[name].policy for name in known if controller in (None, name)}
-        options = {}
+        chosen = chosen_controllers(task, controller)
+        results = {name: evaluate_controller(task, known, options, skip=skip) for name, known in chosen.items()}
     elif run.is_dir():
         raise FileNotFoundError(f"{run} is no run directory: it has no {CONFIG}")
     else:
         raise unknown_name("task (and no run directory)", task, CONTROLLERS)
-    results = {name: evaluate_policy(task, policy, options) for name, policy in policies.items()}
     if out is not None:
         _write(out, results)
     return results
 
 
-def _write(path: Path, results: Mapping[str, Evaluation]) -> None:
+def chosen_controllers(task: str, name: str | None = None) -> Mapping[str, Controller]:
+    """The task's reference controller of that name, the one in that file, or all of them."""
+    known = CONTROLLERS[task]
+    if name is None:
+        return known
+    if name in known:
+        return {name: known[name]}
+    if Path(name).is_file():
+        return {name: from_search(Path(name), task)}
+    raise unknown_name(f"controller of {task} (and no file)", name, known)
+
+
+def check_file(path: Path, overwrite: bool) -> None:
+    """Refuse to write a file that exists, unless told to, or whose folder does not."""
+    if path.is_dir() or (path.exists() and not overwrite):
+        raise FileExistsError(f"{path} exists; give another file, or overwrite it if it is one")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path.parent} is no folder to write {path.name} in; create it first")
+
+
+def _write(path: Path, results: Mapping[str, Episodes]) -> None:
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["policy", "draw", "metric", "collided", *next(iter(results.values())).measures])

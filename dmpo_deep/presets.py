@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, get_type_hints
 
@@ -177,13 +177,12 @@ _PAPER_MODEL: Mapping[str, Any] = {
 
 # A fifth of the frozen tail is enough to deter from collisions, and does not swamp the critics.
 _CACC: Mapping[str, Any] = {"environment": {"collision_scale": 0.2}}
+_DMPO = {"tuned": ModelPreset(**_CACC), "paper": ModelPreset(**_PAPER, **_PAPER_MODEL)}
+_DPPO = {"tuned": Preset(**_CACC, lr_actor=2e-3, updates=10, minibatches=4), "paper": Preset(**_PAPER)}
 
 PRESETS: Mapping[tuple[str, str], Mapping[str, Preset]] = {
-    ("catchup", "dmpo"): {"tuned": ModelPreset(**_CACC), "paper": ModelPreset(**_PAPER, **_PAPER_MODEL)},
-    ("catchup", "dppo"): {
-        "tuned": Preset(**_CACC, lr_actor=2e-3, updates=10, minibatches=4),
-        "paper": Preset(**_PAPER),
-    },
+    **{(task, "dmpo"): _DMPO for task in ("catchup", "slowdown")},
+    **{(task, "dppo"): _DPPO for task in ("catchup", "slowdown")},
 }
 """``(task, algorithm)`` -> presets by name."""
 
@@ -194,6 +193,32 @@ def get_preset(task: str, algo: str, name: str = DEFAULT_PRESET) -> Preset:
     if name not in known:
         raise unknown_name(f"preset of {algo} on {task}", name, known)
     return known[name]
+
+
+def key_values(overrides: Sequence[str]) -> dict[str, str]:
+    """Split ``KEY=VALUE`` pairs, as on a command line; ``ValueError`` if one is none or a key is given twice."""
+    pairs: dict[str, str] = {}
+    for item in overrides:
+        key, equals, value = item.partition("=")
+        if not equals:
+            raise ValueError(f"override {item!r} is not KEY=VALUE, for example lr_actor=1e-3")
+        if key in pairs:
+            raise ValueError(f"override {key} is given twice, {pairs[key]} and {value}; leave one out")
+        pairs[key] = value
+    return pairs
+
+
+def task_options(pairs: Sequence[str]) -> dict[str, Any]:
+    """Options of a task from ``NAME=VALUE`` pairs; the task checks what it gets.
+
+    Example:
+        >>> task_options(["humans=21", "limit=inf", "start=bunched"])
+        {'humans': 21, 'limit': inf, 'start': 'bunched'}
+    """
+    options = {name: _literal(text) for name, text in key_values(pairs).items()}
+    for name in FILLED_IN.keys() & options.keys():
+        raise ValueError(f"{name} is not yours to set: evaluations have draws of their own, and no discount")
+    return options
 
 
 def override(preset: Preset, values: Mapping[str, str]) -> Preset:

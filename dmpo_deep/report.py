@@ -17,7 +17,7 @@ from scipy import stats
 
 from dmpo_deep import DEFAULT_PRESET, log
 from dmpo_deep.config import CONFIG, read_config
-from dmpo_deep.envs import CONTROLLERS
+from dmpo_deep.controllers import CONTROLLERS
 from dmpo_deep.evaluate import evaluate
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")

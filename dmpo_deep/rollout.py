@@ -18,7 +18,7 @@ class Trajectory:
     obs: np.ndarray
     """``[T, B, n, d]`` float32."""
     action: np.ndarray
-    """``[T, B, n]``."""
+    """``[T, B, n, ...]``."""
     log_prob: np.ndarray
     """``[T, B, n]`` of the actions, under the policy that chose them."""
     reward: np.ndarray
@@ -57,13 +57,13 @@ def rollout(env: RolloutEnv, policy: Policy, steps: int, rng: np.random.Generato
 class Collector:
     """The running real environment: continues where the last rollout stopped and keeps the books.
 
-    ``env_steps`` counts every step of every copy; ``finished`` holds the metric of the episodes that the last
-    rollout ended.
+    ``env_steps`` counts every step of every copy, those that resets warm up with included; ``finished`` holds the
+    metric of the episodes that the last rollout ended.
     """
 
     def __init__(self, env: NetworkedEnv, rng: np.random.Generator) -> None:
         self.env, self.rng = env, rng
-        self.env_steps = 0
+        self.env_steps = env.warmup_steps * env.batch
         self.finished: list[float] = []
         self._running = np.zeros(env.batch)
         env.reset(rng)
@@ -71,7 +71,7 @@ class Collector:
     def collect(self, policy: Policy, steps: int) -> Trajectory:
         """``steps`` more steps of each copy."""
         trajectory = rollout(self.env, policy, steps, self.rng)
-        self.env_steps += steps * self.env.batch
+        self.env_steps += steps * self.env.batch + int(trajectory.ended.sum()) * self.env.warmup_steps
         self.finished = []
         for metric, ended in zip(trajectory.metric, trajectory.ended, strict=True):
             self._running += metric

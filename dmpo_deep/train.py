@@ -19,11 +19,11 @@ from tqdm import tqdm
 from dmpo_deep import DEFAULT_PRESET, EVAL_EVERY, checkpoint, log
 from dmpo_deep.config import RunConfig, read_config
 from dmpo_deep.dmpo import DMPO
-from dmpo_deep.envs import ENVIRONMENTS, make_env
+from dmpo_deep.envs import ENVIRONMENTS, action_count, make_env
 from dmpo_deep.evaluate import evaluate_policy
 from dmpo_deep.nets import one_thread
 from dmpo_deep.ppo import DPPO, Agents
-from dmpo_deep.presets import get_preset, override
+from dmpo_deep.presets import get_preset, key_values, override
 from dmpo_deep.rollout import Collector
 from dmpo_theory.errors import unknown_name
 
@@ -111,10 +111,11 @@ def train(
     for kind, name, known in (("task", task, ENVIRONMENTS), ("algorithm", algo, ALGORITHMS)):
         if name not in known:
             raise unknown_name(kind, name, known)
+    action_count(make_env(task, 1))
     for name, number, least in (("seed", seed, 0), ("steps", steps, 1), ("eval_every", eval_every, 1)):
         if not least <= number < 2**63:
             raise ValueError(f"{name} = {number}; it must be at least {least} and below 2^63")
-    chosen = override(get_preset(task, algo, preset), _pairs(overrides))
+    chosen = override(get_preset(task, algo, preset), key_values(overrides))
     run, found = Path(out), log.versions()
     config = RunConfig(task, algo, seed, steps, eval_every, preset, list(overrides), chosen, found)
     if resume:
@@ -211,18 +212,6 @@ def _compare(before: Mapping[str, str], now: Mapping[str, str]) -> None:
     changed = [f"{name} {before.get(name)} -> {now.get(name)}" for name in now if before.get(name) != now[name]]
     if changed:
         tqdm.write(f"Versions differ since the last start, so may the last bits: {', '.join(changed)}", sys.stderr)
-
-
-def _pairs(overrides: Sequence[str]) -> dict[str, str]:
-    pairs: dict[str, str] = {}
-    for item in overrides:
-        key, equals, value = item.partition("=")
-        if not equals:
-            raise ValueError(f"override {item!r} is not KEY=VALUE, for example lr_actor=1e-3")
-        if key in pairs:
-            raise ValueError(f"override {key} is given twice, {pairs[key]} and {value}; leave one out")
-        pairs[key] = value
-    return pairs
 
 
 def _continued(run: Path, asked: RunConfig) -> RunConfig:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import importlib.util
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 from dmpo_deep import cli
 from dmpo_theory.claims import CLAIMS
 
+DOCS = Path(__file__).parents[1] / "docs"
 EXAMPLE = str(Path(__file__).parents[1] / "examples" / "01_path3.instance.json")
 
 
@@ -209,3 +211,102 @@ def test_kappa_mistakes(
     assert run("kappa", *arguments, "--out", tmp_path / "a") == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_envs_lists_every_task(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("gymnasium")
+    from dmpo_deep.controllers import CONTROLLERS
+    from dmpo_deep.envs import ENVIRONMENTS
+
+    assert run("envs") == 0
+    lines = capsys.readouterr().out.splitlines()
+    for task in ENVIRONMENTS:
+        assert any(line.startswith(task) for line in lines)
+        for name, known in CONTROLLERS[task].items():
+            assert any(
+                re.fullmatch(rf"{task} +{name} +{re.escape(known.label)} +{known.knows}", line) for line in lines
+            )
+        assert (DOCS / "environments" / f"{task}.md").is_file(), "every task has a card"
+    ring = next(line for line in lines if line.startswith("ring"))
+    for part in ("22, diameter 11", "Box(-1.0, 1.0, (1,), float64)", "2 numbers", "3000", "backend=sumo"):
+        assert part in ring
+
+
+def test_evaluate_a_controller_with_options_to_csv_and_picture(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("torch")
+    pytest.importorskip("matplotlib")
+    out, picture = tmp_path / "pi.csv", tmp_path / "pi.png"
+    arguments = (
+        "ring",
+        "--controller",
+        "pi",
+        "--set",
+        "humans=21",
+        "warmup=20",
+        "--set",
+        "length=230.0",
+        "--skip",
+        100,
+    )
+    assert run("evaluate", *arguments, "--out", out, "--picture", picture) == 0
+    text = capsys.readouterr().out
+    assert re.match(r"pi: \d+\.\d+ \(sd .*; 0 of 20 collided; mean speed \d\.\d+ \(sd", text)
+    assert text.splitlines()[-1] == f"Results: {out} {picture}"
+    with out.open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 20
+    assert list(rows[0]) == ["policy", "draw", "metric", "collided", "speed", "speed_sd", "headway", "headway_sd"]
+    assert picture.read_bytes()[:4] == b"\x89PNG"
+    assert picture.stat().st_size > 20_000
+    assert run("evaluate", *arguments, "--picture", picture) == 2
+    assert "exists; give another file" in capsys.readouterr().err
+
+
+def test_search_writes_what_evaluate_reads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("torch")
+    out = tmp_path / "weights.json"
+    small = ("--population", 20, "--draws", 2, "--iterations", 2, "--restarts", 2)
+    assert run("search", "slowdown", "--controller", "mixture", "--out", out, *small) == 0
+    assert str(out) in capsys.readouterr().out.splitlines()[-1]
+    assert run("evaluate", "slowdown", "--controller", out) == 0
+    assert f"{out}: -" in capsys.readouterr().out
+    assert run("search", "slowdown", "--controller", "mixture", "--out", out, *small) == 2
+    assert "exists; give another file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("train", "ring", "--out", "{tmp}/r"), "ring has continuous actions, Box(-1.0, 1.0, (1,), float64), and the"),
+        (("evaluate", "rnig"), "unknown task (and no run directory) 'rnig'; did you mean 'ring'?"),
+        (
+            ("evaluate", "ring", "--controller", "pie"),
+            "unknown controller of ring (and no file) 'pie'; did you mean 'pi'?",
+        ),
+        (("evaluate", "ring", "--set", "human=3"), "unknown option of ring 'human'; did you mean 'humans'?"),
+        (("evaluate", "ring", "--set", "length=100"), "length = 100 m is too short for 22 cars of 5 m"),
+        (("evaluate", "ring", "--set", "draws=1"), "draws is not yours to set"),
+        (("evaluate", "ring", "--set", "humans"), "override 'humans' is not KEY=VALUE"),
+        (("evaluate", "ring", "--controller", "zero", "--skip", "3000"), "skip = 3000; give 0 to 2999"),
+        (("evaluate", "catchup", "--picture", "{tmp}/a.png"), "choose it with --controller"),
+        (
+            ("evaluate", "catchup", "--controller", "always", "--picture", "{tmp}/b/a.png"),
+            "is no folder to write a.png in",
+        ),
+        (("search", "ring", "--controller", "pi", "--out", "{tmp}/a"), "unknown searchable controller 'pi'"),
+        (("search", "rnig", "--controller", "linear", "--out", "{tmp}/a"), "unknown task 'rnig'; did you mean 'ring'?"),
+        (
+            ("search", "ring", "--controller", "linear", "--out", "{tmp}/a", "--draws", "0"),
+            "draws = 0; give at least 1",
+        ),
+    ],
+)
+def test_mistakes_with_tasks(
+    arguments: tuple[str, ...], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("torch")
+    assert run(*(argument.replace("{tmp}", str(tmp_path)) for argument in arguments)) == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir()), "a refused command leaves nothing behind"

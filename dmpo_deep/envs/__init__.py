@@ -9,16 +9,20 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from types import UnionType
+from typing import Any, NamedTuple, Protocol, get_args
 
 import numpy as np
+from gymnasium.spaces import Box, Discrete
 
-from dmpo_deep.envs.cacc import EVALUATION_DRAWS, Platoon, always, catchup_start, uniform
+from dmpo_deep.envs.cacc import Platoon, catchup_start, slowdown_start
+from dmpo_deep.envs.ring import Ring
+from dmpo_deep.envs.traffic import EVALUATION_DRAWS
 from dmpo_theory.errors import unknown_name
 from dmpo_theory.graph import AgentGraph
 
 Policy = Callable[[np.ndarray, np.random.Generator], tuple[np.ndarray, np.ndarray]]
-"""Observations ``[B, n, d]`` and a generator to actions ``[B, n]`` and their log-probabilities ``[B, n]``."""
+"""Observations ``[B, n, d]`` and a generator to actions ``[B, n, ...]`` and their log-probabilities ``[B, n]``."""
 
 Step = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, np.ndarray]]
 
@@ -33,7 +37,7 @@ class RolloutEnv(Protocol):
         """Start the copies marked in ``where [B]`` (all by default) anew; return the observations ``[B, n, d]``."""
 
     def step(self, action: np.ndarray) -> Step:
-        """Apply ``action [B, n]``; a copy that ends must be reset before its next step.
+        """Apply ``action [B, n, ...]``, the rest as in ``action_space``; a copy that ends must be reset before.
 
         Returns:
             next observations ``[B, n, d]`` (of the state reached, before any reset), rewards ``[B, n]``,
@@ -51,9 +55,13 @@ class NetworkedEnv(RolloutEnv, Protocol):
     task: str
     graph: AgentGraph
     batch: int
-    n_actions: int
-    observation_dim: int
+    action_space: Discrete | Box
+    """Of one agent: ``Discrete`` for actions ``[B, n]``, ``Box`` of shape ``(k,)`` for actions ``[B, n, k]``."""
+    observation_space: Box
+    """Of one agent, shape ``(d,)``."""
     horizon: int
+    warmup_steps: int
+    """Steps that every reset spends before the agents act; they count as environment steps."""
     measures: Sequence[str]
     """Names of further ``info`` entries ``[B]`` that evaluations average."""
 
@@ -73,29 +81,31 @@ class NetworkedEnv(RolloutEnv, Protocol):
         """Restore what :meth:`state_dict` returned."""
 
 
-ENVIRONMENTS: Mapping[str, Callable[..., NetworkedEnv]] = {
-    "catchup": partial(Platoon, "catchup", catchup_start),
+class Task(NamedTuple):
+    """A registered task."""
+
+    make: Callable[..., NetworkedEnv]
+    """Called with ``batch`` and the task's options, ``gamma`` and ``draws`` always among them."""
+    title: str
+    needs: str
+    """What to install beside the extra ``deep``."""
+
+
+ENVIRONMENTS: Mapping[str, Task] = {
+    "catchup": Task(partial(Platoon, "catchup", catchup_start), "CACC: a platoon closes a gap", "-"),
+    "slowdown": Task(partial(Platoon, "slowdown", slowdown_start), "CACC: a platoon brakes from high speed", "-"),
+    "ring": Task(Ring, "ring attenuation: cars on a circle", "backend=sumo: the extra sumo"),
 }
-"""Task id -> factory, called with ``batch`` and the task's options, ``gamma`` and ``draws`` always among them."""
+"""Tasks by id."""
 
 
-class Controller(NamedTuple):
-    """A reference controller: what to call it in tables and how it acts."""
-
-    label: str
-    policy: Policy
-
-
-CONTROLLERS: Mapping[str, Mapping[str, Controller]] = {
-    "catchup": {
-        "always": Controller("always (0.5, 0.5)", always(0.5, 0.5)),
-        "random": Controller("uniform random", uniform),
-    },
+_SIMPLE: Mapping[type, tuple[type, ...]] = {
+    int: (int,),
+    float: (int, float),
+    str: (str,),
+    bool: (bool,),
+    type(None): (type(None),),
 }
-"""Task id -> reference controllers by name."""
-
-
-_SIMPLE: Mapping[type, tuple[type, ...]] = {int: (int,), float: (int, float), str: (str,), bool: (bool,)}
 
 
 def make_env(task: str, batch: int, **options: Any) -> NetworkedEnv:
@@ -110,17 +120,34 @@ def make_env(task: str, batch: int, **options: Any) -> NetworkedEnv:
     """
     if task not in ENVIRONMENTS:
         raise unknown_name("task", task, ENVIRONMENTS)
-    factory = ENVIRONMENTS[task]
+    factory = ENVIRONMENTS[task].make
     kinds = {name: p.annotation for name, p in inspect.signature(factory, eval_str=True).parameters.items()}
     del kinds["batch"]
     for name, value in options.items():
         if name not in kinds:
             raise unknown_name(f"option of {task}", name, kinds)
-        if (kind := kinds[name]) in _SIMPLE and type(value) not in _SIMPLE[kind]:
-            raise ValueError(f"{name} = {value!r}; this option of {task} must be of type {kind.__name__}")
+        wanted = get_args(kinds[name]) if isinstance(kinds[name], UnionType) else (kinds[name],)
+        if set(wanted) <= _SIMPLE.keys() and not any(type(value) in _SIMPLE[kind] for kind in wanted):
+            names = " or ".join(kind.__name__ for kind in wanted if kind is not type(None))
+            raise ValueError(f"{name} = {value!r}; this option of {task} must be of type {names}")
     return factory(batch, **options)
 
 
 def evaluation_env(task: str, **options: Any) -> NetworkedEnv:
     """The task on its published evaluation draws, one copy for each."""
     return make_env(task, len(EVALUATION_DRAWS), draws=EVALUATION_DRAWS, **options)
+
+
+def action_count(env: NetworkedEnv) -> int:
+    """Number of discrete actions of each agent.
+
+    Raises:
+        ValueError: the task's actions are continuous.
+    """
+    if not isinstance(env.action_space, Discrete):
+        raise ValueError(
+            f"{env.task} has continuous actions, {env.action_space}, and the policies that are learned here are "
+            "discrete so far; train another task, or run this one's reference controllers: "
+            f"dmpo evaluate {env.task}"
+        )
+    return int(env.action_space.n)

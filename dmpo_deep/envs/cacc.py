@@ -12,9 +12,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from gymnasium.spaces import Box, Discrete
 
+from dmpo_deep.envs.traffic import Traffic
+from dmpo_deep.envs.validate import require_copies, require_discrete, require_running
 from dmpo_theory import graph
-from dmpo_theory.errors import require_memory
 
 N, HORIZON, DT = 8, 600, 0.1
 TARGET_HEADWAY, TARGET_SPEED, MAX_SPEED, MAX_ACCELERATION = 20.0, 15.0, 30.0, 2.5
@@ -23,9 +25,10 @@ STOP_HEADWAY, GO_HEADWAY = 5.0, 35.0
 REWARD_SCALE, REWARD_LIMIT, METRIC_SCALE = 100.0, 5.0, 600.0
 GAINS = np.array([(0.0, 0.0), (0.5, 0.0), (0.0, 0.5), (0.5, 0.5)])
 """``(alpha, beta)`` of each action."""
-
-EVALUATION_DRAWS = tuple(float(np.random.RandomState(1001 + k).rand()) for k in range(20))
-"""The published initial draws on which every level is measured; nothing may be tuned on them."""
+FEATURE_LIMIT = 1.5
+"""Bound on the acceleration feature: a start above the speed limit would make it -75 m/s^2 over 2.5."""
+BRAKING_STEPS = 300
+"""Steps over which the lead car of slow-down brakes."""
 
 Start = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]
 
@@ -44,16 +47,22 @@ def catchup_start(draw: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     return headway, np.full((len(draw), N), TARGET_SPEED), np.full((len(draw), HORIZON + 1), TARGET_SPEED)
 
 
+def slowdown_start(draw: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Everybody drives at 22.5-37.5 m/s, 20 m apart, behind a lead car that brakes evenly to 15 m/s in 30 s.
+
+    Half of the draws start above the speed limit, and are at it after the first step. As :func:`catchup_start`.
+    """
+    fast = TARGET_SPEED * (1.5 + draw)
+    lead = np.full((len(draw), HORIZON + 1), TARGET_SPEED)
+    lead[:, :BRAKING_STEPS] = np.linspace(fast, TARGET_SPEED, BRAKING_STEPS, axis=-1)
+    return np.full((len(draw), N), TARGET_HEADWAY), np.repeat(fast[:, None], N, axis=1), lead
+
+
 def optimal_velocity(headway: np.ndarray) -> np.ndarray:
     """``V(h)`` in m/s: 0 up to 5 m, 30 from 35 m on, half a cosine wave between."""
-    span = np.clip(headway, STOP_HEADWAY, GO_HEADWAY) - STOP_HEADWAY
+    span = np.minimum(np.maximum(headway, STOP_HEADWAY), GO_HEADWAY) - STOP_HEADWAY
     speed: np.ndarray = MAX_SPEED / 2 * (1 - np.cos(np.pi * span / (GO_HEADWAY - STOP_HEADWAY)))
     return speed
-
-
-def ahead(lead: np.ndarray, speed: np.ndarray) -> np.ndarray:
-    """Speed of the car ahead of each vehicle ``[B, N]`` from the lead car's ``[B]`` and the vehicles' ``[B, N]``."""
-    return np.concatenate([lead[:, None], speed[:, :-1]], axis=1)
 
 
 def headway_of(obs: np.ndarray) -> np.ndarray:
@@ -64,24 +73,6 @@ def headway_of(obs: np.ndarray) -> np.ndarray:
     """
     closing = np.concatenate([5 * obs[..., :1, 1], TARGET_SPEED * (obs[..., :-1, 0] - obs[..., 1:, 0])], axis=-1)
     return TARGET_HEADWAY * (1 + obs[..., 3]) - DT * closing
-
-
-def always(alpha: float, beta: float) -> Callable[[np.ndarray, np.random.Generator], tuple[np.ndarray, np.ndarray]]:
-    """The policy of constant gains: observations ``[B, N, 5]`` to actions and log-probabilities ``[B, N]``."""
-    matches = np.flatnonzero((np.array([alpha, beta]) == GAINS).all(axis=1))
-    if not matches.size:
-        raise ValueError(f"gains ({alpha}, {beta}) are no action; choose from {GAINS.tolist()}")
-
-    def policy(obs: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        return np.full(obs.shape[:-1], matches[0]), np.zeros(obs.shape[:-1], dtype=np.float32)
-
-    return policy
-
-
-def uniform(obs: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Every action with equal probability; as :func:`always`."""
-    shape = obs.shape[:-1]
-    return rng.integers(len(GAINS), size=shape), np.full(shape, -np.log(len(GAINS)), dtype=np.float32)
 
 
 class Platoon:
@@ -101,13 +92,15 @@ class Platoon:
             the original: the platoon stands frozen and every agent gets -300 (raw) a step to the horizon. The metric
             charges the frozen tail either way.
         collision_scale: fraction of the frozen tail that is charged in training.
+        clip_acceleration: whether the acceleration feature is kept within 1.5; the original's is not, and is -30
+            after the first step of slow-down at most.
         gamma: discount in that charge.
         draws: initial draws in [0, 1), one per copy and the same at every reset; from the generator by default.
     """
 
-    n_actions = len(GAINS)
-    observation_dim = 5
+    action_space: Discrete | Box = Discrete(len(GAINS))
     horizon = HORIZON
+    warmup_steps = 0
     measures: Sequence[str] = ("speed", "headway")
 
     def __init__(
@@ -118,11 +111,10 @@ class Platoon:
         *,
         collision: str = "end",
         collision_scale: float = 1.0,
+        clip_acceleration: bool = True,
         gamma: float = 0.99,
         draws: Sequence[float] | None = None,
     ) -> None:
-        if batch < 1:
-            raise ValueError(f"batch = {batch}; at least one copy is needed")
         if collision not in ("end", "freeze"):
             raise ValueError(f"collision = {collision!r}; give 'end' (the episode ends) or 'freeze' (the original)")
         if not (0 <= collision_scale < np.inf and 0 <= gamma < 1):
@@ -130,17 +122,21 @@ class Platoon:
                 f"collision_scale = {collision_scale}, gamma = {gamma}; give a finite scale of at least 0 and gamma in "
                 "[0, 1)"
             )
-        require_memory(8 * batch * (HORIZON + 9 * N), f"{task} in {batch} copies", "give fewer copies")
-        if draws is not None and len(draws) != batch:
-            raise ValueError(f"{len(draws)} draws for batch = {batch}; give one per copy")
+        self._draws = require_copies(task, batch, draws, 8 * (HORIZON + 9 * N))
         self.task, self.graph, self.batch = task, graph.path(N), batch
+        self._least = -FEATURE_LIMIT if clip_acceleration else -np.inf
+        self.observation_space: Box = Box(
+            np.array([-1, -2, -2, -1.5, self._least], dtype=np.float32),
+            np.array([1.5, 2, 2, np.inf, FEATURE_LIMIT], dtype=np.float32),
+        )
         self._start, self._ends = start, collision == "end"
         self._scale, self._gamma = collision_scale, gamma
-        self._draws = None if draws is None else np.asarray(draws, dtype=float)
+        self._rows = np.arange(batch)
         self._headway, self._speed, self._lead = start(np.zeros(batch))
         self._acceleration = np.zeros((batch, N))
-        self._time = np.zeros(batch, dtype=np.int64)
+        self._time = np.full(batch, HORIZON)  # nothing runs before the first reset
         self._collided = np.zeros(batch, dtype=bool)
+        self._look(self._ahead(self._speed))
 
     def reset(self, rng: np.random.Generator, where: np.ndarray | None = None) -> np.ndarray:
         """Start the copies marked in ``where`` (all by default) with new draws; observations ``[B, N, 5]``."""
@@ -148,58 +144,74 @@ class Platoon:
         draw = rng.random(int(where.sum())) if self._draws is None else self._draws[where]
         self._headway[where], self._speed[where], self._lead[where] = self._start(draw)
         self._acceleration[where], self._time[where], self._collided[where] = 0.0, 0, False
+        self._look(self._ahead(self._speed))
         return self.observe()
+
+    def _ahead(self, speed: np.ndarray) -> np.ndarray:
+        """Speeds of the cars ahead now ``[B, N]``, from the vehicles' speeds ``[B, N]``."""
+        front = np.empty_like(speed)
+        front[:, 0], front[:, 1:] = self._lead[self._rows, self._time], speed[:, :-1]
+        return front
+
+    def _look(self, front: np.ndarray) -> None:
+        """Keep what drivers see now: speeds of the cars ahead ``[B, N]``, and differences to them and to V(h)."""
+        self._front, self._closing = front, front - self._speed
+        self._missing = optimal_velocity(self._headway) - self._speed
 
     def observe(self) -> np.ndarray:
         """Current observations ``[B, N, 5]``, float32."""
-        h, v = self._headway, self._speed
-        closing = ahead(self._lead_at(0), v) - v
-        features = [
-            (v - TARGET_SPEED) / TARGET_SPEED,
-            np.clip(closing / 5, -2, 2),
-            np.clip((optimal_velocity(h) - v) / 5, -2, 2),
-            (h + DT * closing - TARGET_HEADWAY) / TARGET_HEADWAY,
-            self._acceleration / MAX_ACCELERATION,
-        ]
-        return np.stack(features, axis=-1).astype(np.float32)
+        obs = np.empty((self.batch, N, 5), dtype=np.float32)
+        obs[..., 0] = (self._speed - TARGET_SPEED) / TARGET_SPEED
+        obs[..., 1] = np.minimum(np.maximum(self._closing / 5, -2), 2)
+        obs[..., 2] = np.minimum(np.maximum(self._missing / 5, -2), 2)
+        obs[..., 3] = (self._headway + DT * self._closing - TARGET_HEADWAY) / TARGET_HEADWAY
+        obs[..., 4] = np.maximum(self._acceleration / MAX_ACCELERATION, self._least)
+        return obs
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, np.ndarray]]:
         """One control interval; see the contract. ``info`` has also mean ``speed`` and ``headway`` ``[B]``."""
-        alpha, beta = np.moveaxis(GAINS[action], -1, 0)
-        h, v, front = self._headway, self._speed, ahead(self._lead_at(0), self._speed)
-        command = alpha * (optimal_velocity(h) - v) + beta * (front - v)
-        speed = np.clip(v + DT * np.clip(command, -MAX_ACCELERATION, MAX_ACCELERATION), 0, MAX_SPEED)
-        headway = h + DT / 2 * (front + ahead(self._lead_at(1), speed) - v - speed)
-        frozen = self._collided[:, None]
-        self._headway = np.where(frozen, h, headway)
-        self._acceleration = np.where(frozen, self._acceleration, (speed - v) / DT)
-        self._speed = np.where(frozen, v, speed)
+        require_running((self._time >= HORIZON) | (self._collided & self._ends))
+        require_discrete(action, (self.batch, N), len(GAINS))
+        h, v, front = self._headway, self._speed, self._front
+        command = GAINS[:, 0][action] * self._missing + GAINS[:, 1][action] * self._closing
+        command = np.minimum(np.maximum(command, -MAX_ACCELERATION), MAX_ACCELERATION)
+        speed = np.minimum(np.maximum(v + DT * command, 0), MAX_SPEED)
         step, self._time = self._time, self._time + 1
+        ahead, acceleration = self._ahead(speed), (speed - v) / DT
+        headway = h + DT / 2 * (front + ahead - v - speed)
+        if self._collided.any():
+            frozen = self._collided[:, None]
+            headway, speed = np.where(frozen, h, headway), np.where(frozen, v, speed)
+            acceleration, ahead = np.where(frozen, self._acceleration, acceleration), self._ahead(speed)
+        self._headway, self._speed, self._acceleration = headway, speed, acceleration
+        self._look(ahead)
 
-        collided, charge = self._collision(self._headway, step)
-        self._collided = collided = collided | self._collided
-        cost = (self._headway - TARGET_HEADWAY) ** 2 + (self._speed - TARGET_SPEED) ** 2 + 0.1 * self._acceleration**2
-        raw = np.where(collided[:, None], COLLISION_REWARD, -cost)
-        reward, metric = np.clip(raw / REWARD_SCALE, -REWARD_LIMIT, REWARD_LIMIT), raw.sum(axis=1) / METRIC_SCALE
+        raw = -((headway - TARGET_HEADWAY) ** 2 + (speed - TARGET_SPEED) ** 2 + 0.1 * acceleration**2)
+        self._collided = collided = self._collided | (headway < COLLISION_HEADWAY).any(axis=1)
+        if any_collided := collided.any():
+            raw[collided] = COLLISION_REWARD
+        reward, metric = np.maximum(raw / REWARD_SCALE, -REWARD_LIMIT), np.add.reduce(raw, axis=1) / METRIC_SCALE
         terminated = collided & self._ends
-        reward = np.where(terminated[:, None], charge[:, None], reward)
-        metric = np.where(terminated, metric * (self.horizon - step), metric)
-        truncated = (self._time >= self.horizon) & ~terminated
-        info = {"raw_reward": raw, "metric": metric, "step": step, "collided": collided}
-        info |= {"speed": self._speed.mean(axis=1), "headway": self._headway.mean(axis=1)}
+        if any_collided and self._ends:
+            reward[terminated] = self._charge(step[terminated])[:, None]
+            metric[terminated] *= HORIZON - step[terminated]
+        truncated = (self._time >= HORIZON) & ~terminated
+        info = {"raw_reward": raw, "metric": metric, "step": step, "collided": collided.copy()}
+        info |= {"speed": np.add.reduce(speed, axis=1) / N, "headway": np.add.reduce(headway, axis=1) / N}
         return self.observe(), reward, terminated, truncated, info
 
     def termination(self, next_obs: np.ndarray, step: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Collision and its charge ``[B]`` in training units, from observations ``[B, N, 5]``; a pure function."""
-        collided, charge = self._collision(headway_of(next_obs), step)
-        return collided & self._ends, charge
+        collided = np.any(headway_of(next_obs) < COLLISION_HEADWAY, axis=-1)
+        return collided & self._ends, self._charge(step)
 
-    def _collision(self, headway: np.ndarray, step: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        tail = (1 - self._gamma ** (self.horizon - step)) / (1 - self._gamma)
-        return np.any(headway < COLLISION_HEADWAY, axis=-1), self._scale * COLLISION_REWARD / REWARD_SCALE * tail
+    def _charge(self, step: np.ndarray) -> np.ndarray:
+        tail = (1 - self._gamma ** (HORIZON - step)) / (1 - self._gamma)
+        return self._scale * COLLISION_REWARD / REWARD_SCALE * tail
 
-    def _lead_at(self, offset: int) -> np.ndarray:
-        return self._lead[np.arange(self.batch), np.minimum(self._time + offset, self.horizon)]
+    def traffic(self) -> Traffic:
+        """The platoons' state; positions are those of bumpers, behind the lead car's."""
+        return Traffic(-np.cumsum(self._headway, axis=1), self._speed.copy(), self._headway.copy(), self._front.copy())
 
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to continue bit for bit."""
@@ -209,6 +221,7 @@ class Platoon:
         """Restore what :meth:`state_dict` returned."""
         for name in _STATE:
             setattr(self, f"_{name}", np.array(state[name]))
+        self._look(self._ahead(self._speed))
 
 
 _STATE = ("headway", "speed", "acceleration", "lead", "time", "collided")

@@ -9,16 +9,21 @@ import pytest
 pytest.importorskip("torch")
 
 from dmpo_deep.envs import make_env
-from dmpo_deep.envs.cacc import EVALUATION_DRAWS, GAINS, HORIZON, METRIC_SCALE, N, headway_of
+from dmpo_deep.envs.cacc import GAINS, HORIZON, METRIC_SCALE, N, headway_of
+from dmpo_deep.envs.traffic import EVALUATION_DRAWS
 
-GOLDEN = json.loads((Path(__file__).parent / "data" / "cacc_catchup.json").read_text())
-EPISODES = GOLDEN["episodes"]
-TIDS = [f"always-{episode['constant_action']}" for episode in EPISODES]
+GOLDEN = {
+    task: json.loads((Path(__file__).parent / "data" / f"cacc_{task}.json").read_text())
+    for task in ("catchup", "slowdown")
+}
+EPISODES = GOLDEN["catchup"]["episodes"]
+CASES = [(task, episode) for task, golden in GOLDEN.items() for episode in golden["episodes"]]
+NAMES = [f"{task}-always-{episode['constant_action']}" for task, episode in CASES]
 
 
-def play(episode, collision="freeze", **options):
+def play(episode, task="catchup", collision="freeze", **options):
     """Whole episode: states ``[600, N]`` after each step, rewards, observations ``[601, N, 5]``, metric, last step."""
-    env = make_env("catchup", 1, collision=collision, draws=[episode["initial_draw_u"]], **options)
+    env = make_env(task, 1, collision=collision, draws=[episode["initial_draw_u"]], **options)
     obs = [env.reset(np.random.default_rng(0))[0]]
     rows, metric = [], 0.0
     for _ in range(HORIZON):
@@ -35,10 +40,10 @@ def play(episode, collision="freeze", **options):
     return {"h": h, "v": v, "u": u, "raw": raw, "reward": reward, "obs": np.array(obs), "metric": metric}
 
 
-@pytest.mark.parametrize("episode", EPISODES, ids=TIDS)
-def test_trajectories_equal_the_original(episode):
-    run = play(episode)
-    steps = GOLDEN["steps"]
+@pytest.mark.parametrize(("task", "episode"), CASES, ids=NAMES)
+def test_trajectories_equal_the_original(task, episode):
+    run = play(episode, task, clip_acceleration=False)
+    steps = GOLDEN[task]["steps"]
     for mine, theirs in (("h", "h"), ("v", "v"), ("u", "u"), ("raw", "reward")):
         np.testing.assert_allclose(run[mine][steps], episode[theirs], rtol=0, atol=1e-9, err_msg=mine)
     theirs = np.array(episode["obs_every_10"])
@@ -46,10 +51,24 @@ def test_trajectories_equal_the_original(episode):
     assert run["metric"] == pytest.approx(episode["sum_reward_over_600"], abs=1e-9)
 
 
+def test_slowdown_may_start_above_the_speed_limit_and_its_first_acceleration_is_clipped_by_default():
+    options = {"batch": 2, "draws": [0.99, 0.4]}
+    observed = {}
+    for clip in (True, False):
+        env = make_env("slowdown", clip_acceleration=clip, **options)
+        env.reset(np.random.default_rng(0))
+        observed[clip] = env.step(np.full((2, N), 3))[0]
+        assert env.observation_space.contains(observed[clip][0, 0])
+    np.testing.assert_allclose(observed[False][0, :, 4], (30 - 15 * 2.49) / 0.1 / 2.5, rtol=1e-6)
+    np.testing.assert_array_equal(observed[True][0, :, 4], -1.5)
+    np.testing.assert_array_equal(observed[True][..., :4], observed[False][..., :4])
+    np.testing.assert_array_equal(observed[True][1], observed[False][1])
+
+
 def test_the_comparison_sees_a_gain_that_is_a_little_wrong(monkeypatch):
     monkeypatch.setattr("dmpo_deep.envs.cacc.GAINS", GAINS * 1.00002)
     run = play(EPISODES[1])
-    assert np.abs(run["h"][GOLDEN["steps"]] - EPISODES[1]["h"]).max() > 1e-7
+    assert np.abs(run["h"][GOLDEN["catchup"]["steps"]] - EPISODES[1]["h"]).max() > 1e-7
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.2])
@@ -65,13 +84,15 @@ def test_a_collision_is_charged_the_discounted_frozen_tail(scale):
     np.testing.assert_allclose(ended["reward"][t], expected, rtol=1e-12)
 
 
-@pytest.mark.parametrize("episode", EPISODES, ids=TIDS)
-def test_the_metric_does_not_depend_on_the_collision_mode(episode):
-    assert play(episode, collision="end")["metric"] == pytest.approx(play(episode)["metric"], rel=1e-12)
+@pytest.mark.parametrize(("task", "episode"), CASES, ids=NAMES)
+def test_the_metric_does_not_depend_on_the_collision_mode(task, episode):
+    frozen = play(episode, task)["metric"]
+    assert play(episode, task, collision="end")["metric"] == pytest.approx(frozen, rel=1e-12)
 
 
-def test_termination_from_observations_agrees_with_the_real_end():
-    env = make_env("catchup", 64)
+@pytest.mark.parametrize("task", GOLDEN)
+def test_termination_from_observations_agrees_with_the_real_end(task):
+    env = make_env(task, 64)
     rng = np.random.default_rng(3)
     env.reset(rng)
     ends = 0

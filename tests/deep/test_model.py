@@ -8,8 +8,8 @@ pytest.importorskip("torch")
 import torch
 
 from dmpo_deep.buffer import TransitionBuffer
+from dmpo_deep.controllers.cacc import uniform
 from dmpo_deep.envs import make_env
-from dmpo_deep.envs.cacc import uniform
 from dmpo_deep.model import LocalModel, ModelEnv
 from dmpo_deep.rollout import Collector, Trajectory, rollout
 from dmpo_theory.graph import ring
@@ -102,23 +102,26 @@ def test_model_rollouts_end_where_and_at_the_price_the_real_ones_do():
     real.reset(rng)
     twin.load_state_dict(real.state_dict())
     data = TransitionBuffer(100)
-    first = rollout(twin, uniform, 1, rng)
+    first = rollout(twin, uniform(twin), 1, rng)
     data.add(first)
     twin.load_state_dict(real.state_dict())
     env = ModelEnv(Oracle(twin), real, data, 16, recent=16)
     env.reset(rng)
     env._obs, env._step = real.observe(), np.zeros(16, dtype=np.int64)
     gone = np.zeros(16, dtype=bool)
-    for _ in range(real.horizon):
-        action = rng.integers(4, size=(16, 8))
+    for _ in range(2 * real.horizon):
+        action = rng.integers(1, 4, size=(16, 8))
         _, reward, terminated, truncated, info = real.step(action)
         _, model_reward, model_terminated, model_truncated, model_info = env.step(action)
-        going = ~gone
-        np.testing.assert_array_equal(model_terminated[going], terminated[going])
-        np.testing.assert_array_equal(model_truncated[going], truncated[going])
+        np.testing.assert_array_equal(model_terminated, terminated)
+        np.testing.assert_array_equal(model_truncated, truncated)
         np.testing.assert_array_equal(model_info["step"], info["step"])
-        np.testing.assert_allclose(model_reward[going], reward[going])
-        gone |= terminated | truncated
+        np.testing.assert_allclose(model_reward, reward)
+        if (ended := terminated | truncated).any():
+            real.reset(rng, ended)
+            twin.load_state_dict(real.state_dict())
+            env._obs, env._step = real.observe(), np.where(ended, 0, env._step)
+            gone |= ended
     assert gone.all()
 
 
@@ -127,7 +130,7 @@ def test_branches_are_recent_real_states_and_only_marked_copies_restart():
     data = TransitionBuffer(1000)
     real = make_env("catchup", 4)
     real.reset(rng)
-    data.add(rollout(real, uniform, 100, rng))
+    data.add(rollout(real, uniform(real), 100, rng))
     obs, step = data.branch(500, recent=40, rng=rng)
     assert set(step) <= set(data["step"][-40:])
     stored = {row.tobytes() for row in data["obs"][-40:]}
@@ -149,7 +152,7 @@ def test_buffer_keeps_the_newest():
     with pytest.raises(ValueError, match="no real transition"):
         data.branch(1, 1, rng)
     for _ in range(3):
-        data.add(rollout(real, uniform, 20, rng))
+        data.add(rollout(real, uniform(real), 20, rng))
     assert len(data) == 50
     assert data["step"][-1] == 59
 
@@ -157,7 +160,7 @@ def test_buffer_keeps_the_newest():
 def test_rollout_restarts_ended_copies_and_keeps_what_they_reached():
     rng = np.random.default_rng(0)
     collector = Collector(make_env("catchup", 8), rng)
-    data = collector.collect(uniform, 700)
+    data = collector.collect(uniform(collector.env), 700)
     assert collector.env_steps == 5600
     ended = data.ended
     assert len(collector.finished) == ended.sum() > 8

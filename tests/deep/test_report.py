@@ -10,7 +10,7 @@ pytest.importorskip("torch")
 
 from dmpo_deep import log
 from dmpo_deep.config import RunConfig
-from dmpo_deep.envs import CONTROLLERS, Controller
+from dmpo_deep.controllers import CONTROLLERS
 from dmpo_deep.presets import get_preset
 from dmpo_deep.report import collect, interquartile_mean, plot
 
@@ -38,7 +38,7 @@ def test_figure_and_table_of_two_algorithms(tmp_path):
     with (out / "table.csv").open() as file:
         table = {row["label"]: row for row in csv.DictReader(file)}
     assert all(None not in row.values() for row in table.values())
-    assert list(table) == ["DMPO", "DPPO", "always (0.5, 0.5)", "uniform random"]
+    assert list(table) == ["DMPO", "DPPO", *(known.label for known in CONTROLLERS["catchup"].values())]
     assert float(table["DPPO"]["sampled"]) == -81.5
     assert float(table["DPPO"]["sampled_low"]) <= -81.5 <= float(table["DPPO"]["sampled_high"])
     assert (table["DMPO"]["sampled"], table["DMPO"]["sampled_low"]) == ("-40", "")
@@ -54,7 +54,7 @@ def test_no_controller_is_lost_and_no_folder_overwritten(tmp_path, monkeypatch):
     from matplotlib.axes import Axes
 
     known = CONTROLLERS["catchup"] | {
-        f"also {k}": Controller(f"also {k}", CONTROLLERS["catchup"]["always"].policy) for k in range(3)
+        f"also {k}": CONTROLLERS["catchup"]["always"]._replace(label=f"also {k}") for k in range(3)
     }
     monkeypatch.setitem(CONTROLLERS, "catchup", known)
     drawn, original = [], Axes.axhline

@@ -17,8 +17,8 @@ import torch
 from dmpo_deep import cli, log
 from dmpo_deep.checkpoint import CheckpointError, load, save
 from dmpo_deep.config import CONFIG, read_config
-from dmpo_deep.envs import CONTROLLERS
-from dmpo_deep.evaluate import evaluate, evaluate_policy
+from dmpo_deep.controllers import CONTROLLERS
+from dmpo_deep.evaluate import evaluate, evaluate_controller
 from dmpo_deep.report import collect
 from dmpo_deep.train import ALGORITHMS, COLUMNS, train
 
@@ -141,8 +141,8 @@ def test_results_do_not_depend_on_the_number_of_threads(finished, tmp_path, thre
 
 
 def test_collisions_count_in_both_modes():
-    random = CONTROLLERS["catchup"]["random"].policy
-    ends, freezes = (evaluate_policy("catchup", random, {"collision": mode}) for mode in ("end", "freeze"))
+    random = CONTROLLERS["catchup"]["random"]
+    ends, freezes = (evaluate_controller("catchup", random, {"collision": mode}) for mode in ("end", "freeze"))
     assert ends.collisions == freezes.collisions == 20
 
 

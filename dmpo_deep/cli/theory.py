@@ -1,36 +1,14 @@
-"""The command line, ``dmpo``: thin wrappers that parse, call one library function, and say where its results lie."""
+"""``dmpo audit``, ``solve``, ``bounds`` and ``kappa``: the exact half."""
 
 from __future__ import annotations
 
-import csv
 import importlib.util
-import sys
-from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
-import tyro
-from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction
+from tyro.conf import Positional
 
-from dmpo_deep import DEFAULT_PRESET, EVAL_EVERY
-
-DESCRIPTION = """Networked multi-agent control: check the theory exactly, train DMPO and its baselines.
-
-The exact half:
-  dmpo audit --out runs/audit             every claim of the paper: verdict and witness
-  dmpo solve FILE --out answers.json      values, gradients and spans of one MDP
-  dmpo bounds --out runs/bounds           Theorem 1, Remark 1, Theorem 2: verdicts and a figure
-  dmpo kappa FILE --tolerance 0.1         smallest kappa certified for an error, from local bounds
-
-The learner:
-  dmpo train catchup --algo dmpo --seed 0 --out runs/dmpo-s0
-  dmpo evaluate runs/dmpo-s0
-  dmpo plot runs/dmpo-s0 runs/dppo-s0 --out runs/figures
-
-`dmpo COMMAND --help` explains each."""
-
-EXTRAS = {"torch": "deep", "safetensors": "deep", "tensorboard": "deep", "matplotlib": "plot"}
+from dmpo_deep.cli.common import Unexpected, at_least, missing, table
 
 
 def solve(
@@ -109,8 +87,8 @@ def bounds(
     if out.exists():
         raise FileExistsError(f"{out} exists; give another --out")
     chosen, discount = _families(families), _discount(gamma)
-    _at_least("--n", n, 1)
-    _at_least("--seeds", seeds, 1)
+    at_least("--n", n, 1)
+    at_least("--seeds", seeds, 1)
     loaded = [load_instance(path) for path in instance]
     given = instance_jobs(loaded) if loaded else random_jobs(chosen, n, float(discount), couplings, range(seeds))
     jobs = given if loaded else [*given, *constructive_jobs(chosen, n, discount)]
@@ -129,7 +107,7 @@ def bounds(
     write_checks(checks, out / "checks.csv")
     write_verdicts(found, out / "verdicts.csv")
     print(
-        _table(
+        table(
             ("bound", "source", "verdict", "violated", "worst ratio", "witness"),
             [
                 (v.bound, BOUNDS[v.bound].source, v.verdict, f"{v.violations}/{v.checks}", f"{ratio:.4f}", v.because)
@@ -144,7 +122,7 @@ def bounds(
         plot_bounds(checks, out / "bounds.png")
         files += ", bounds.png, bounds.pdf"
     else:
-        print("No figure: " + _missing("matplotlib"))
+        print("No figure: " + missing("matplotlib"))
     print(f"Results: {out} ({files})")
 
 
@@ -192,9 +170,9 @@ def audit(
     discount = _discount(gamma, zero=False)
     if kappa is not None:
         check_kappa(kappa)
-    _at_least("--n", n, 2)
-    _at_least("--instances", instances, 1)
-    _at_least("--seed", seed, 0)
+    at_least("--n", n, 2)
+    at_least("--instances", instances, 1)
+    at_least("--seed", seed, 0)
     families, claims = _families(graphs), ledger.select(claim)
     given = tuple(Case(loaded.name, loaded.mdp, loaded.policy) for loaded in map(load_instance, instance))
     scope = Scope(families, n, discount, instances, seed, kappa, given)
@@ -214,10 +192,10 @@ def audit(
 
         figures = audit_figures(scope, out)
     else:
-        print("No figures: " + _missing("matplotlib"))
+        print("No figures: " + missing("matplotlib"))
     ledger.write_html(rows, settings, figures, out / "audit.html")
     print(
-        _table(
+        table(
             ("claim", "title", "verdict", "printed", "corrected", "seconds", "witness"),
             [
                 (
@@ -265,7 +243,7 @@ def kappa(
         found = certify(loaded.mdp, loaded.policy, tolerance, quantity, progress=lambda _: bar.update())  # type: ignore[arg-type]
     last = found.rows[-1]
     print(
-        _table(
+        table(
             ("kappa", "|N_i^kappa|", *found.bounds, "certified error", "by", "worst agent", "agents certified"),
             [
                 (
@@ -294,93 +272,6 @@ def kappa(
         print(f"Results: {out} (a row a kappa)")
 
 
-def train(
-    task: Positional[str],
-    algo: str = "dmpo",
-    seed: int = 0,
-    steps: int = 12_000,
-    out: Path | None = None,
-    preset: str = DEFAULT_PRESET,
-    set: UseAppendAction[tuple[tuple[str, ...], ...]] = (),
-    eval_every: int = EVAL_EVERY,
-    resume: bool = False,
-) -> None:
-    """Train an algorithm on a task. Ctrl-C stops after the epoch; --resume goes on, bit for bit.
-
-    Args:
-        task: catchup.
-        algo: dmpo or dppo.
-        seed: of everything random in training.
-        steps: environment steps in all, warm-up included; one step of one copy of the environment counts as one.
-        out: run directory; runs/TASK-ALGO-sSEED by default.
-        preset: tuned, or paper for Table I.
-        set: hyper-parameters to change, each KEY=VALUE: --set lr_actor=1e-3 kappa_critic=1, once or several times.
-        eval_every: environment steps between evaluations.
-        resume: continue the run in OUT.
-    """
-    _require("torch", "safetensors", "tensorboard")
-    from dmpo_deep.train import train
-
-    run = train(
-        task,
-        algo,
-        seed,
-        steps,
-        out or Path("runs") / f"{task}-{algo}-s{seed}",
-        preset=preset,
-        overrides=[pair for given in set for pair in given],
-        resume=resume,
-        eval_every=eval_every,
-    )
-    print(f"Results: {run} (progress.csv, TensorBoard events, checkpoint; next: dmpo evaluate {run})")
-
-
-def evaluate(
-    target: Positional[str], controller: str | None = None, out: Path | None = None, overwrite: bool = False
-) -> None:
-    """The paper's metric of a trained run, sampled and greedy, or of a task's reference controllers.
-
-    Args:
-        target: run directory, or a task such as catchup.
-        controller: one reference controller of the task; all of them by default.
-        out: CSV file, one row per policy and draw; by default evaluation.csv inside a run, written anew each time.
-        overwrite: replace an existing OUT.
-    """
-    _require("torch", "safetensors")
-    from dmpo_deep.evaluate import default_out, evaluate
-
-    for name, result in evaluate(target, controller, out, overwrite).items():
-        print(f"{name}: {result}")
-    print(f"Results: {out or default_out(target) or 'above; --out FILE writes one row per policy and draw'}")
-
-
-def plot(runs: Positional[tuple[Path, ...]], out: Path, overwrite: bool = False) -> None:
-    """Learning curves of runs, and their table against the reference controllers.
-
-    Runs of one task and algorithm are taken together: interquartile mean with a 95 % bootstrap interval from three
-    seeds on. They are compared at the steps at which all were evaluated; the column left_out counts the others.
-
-    Args:
-        runs: run directories.
-        out: folder for learning.png, learning.pdf, learning.csv and table.csv; new or empty.
-        overwrite: replace the results in OUT.
-    """
-    _require("torch", "safetensors", "matplotlib")
-    from dmpo_deep.report import plot
-
-    folder = plot(runs, out, overwrite)
-    with (folder / "table.csv").open(newline="") as file:
-        header, *rows = csv.reader(file)
-    print(_table(header, rows))
-    print(f"Results: {folder} (learning.png, learning.pdf, learning.csv, table.csv)")
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    lines = [header, ["-" * width for width in widths], *rows]
-    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines)
-
-
 def _families(text: str) -> tuple[str, ...]:
     from dmpo_theory.errors import unknown_name
     from dmpo_theory.graph import FAMILIES
@@ -392,11 +283,6 @@ def _families(text: str) -> tuple[str, ...]:
     return chosen
 
 
-def _at_least(option: str, number: int, least: int) -> None:
-    if number < least:
-        raise ValueError(f"{option} {number} is too small; it must be at least {least}")
-
-
 def _discount(text: str, zero: bool = True) -> Fraction:
     try:
         gamma = Fraction(text if "/" in text else repr(float(text)))
@@ -405,47 +291,3 @@ def _discount(text: str, zero: bool = True) -> Fraction:
     if not 0 <= gamma < 1 or (gamma == 0 and not zero):
         raise ValueError(f"--gamma {text} is outside {'[' if zero else '('}0, 1); use a discount factor such as 9/10")
     return gamma
-
-
-def _missing(module: str) -> str:
-    extra = EXTRAS[module]
-    return f"{module} is not installed; pip install 'dmpo[{extra}]' (in a clone: pip install -e '.[{extra}]')"
-
-
-def _require(*modules: str) -> None:
-    for module in modules:
-        if importlib.util.find_spec(module) is None:
-            raise ImportError(_missing(module))
-
-
-class Unexpected(Exception):
-    """Everything ran, and the outcome is not the expected one."""
-
-
-COMMANDS: dict[str, Callable[..., Any]] = {
-    "audit": audit,
-    "bounds": bounds,
-    "solve": solve,
-    "kappa": kappa,
-    "train": train,
-    "evaluate": evaluate,
-    "plot": plot,
-}
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point of the script ``dmpo``: 0 on success, 1 if an audit surprises, 2 on a mistake, 130 after Ctrl-C."""
-    try:
-        tyro.extras.subcommand_cli_from_dict(
-            COMMANDS, prog="dmpo", description=DESCRIPTION, args=arguments, config=(FlagCreatePairsOff,)
-        )
-    except (ValueError, OSError, MemoryError, ArithmeticError, ImportError, RuntimeError) as error:
-        print(f"dmpo: error: {error}", file=sys.stderr)
-        return 2
-    except Unexpected as surprise:
-        print(f"dmpo: {surprise}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt as stop:
-        print(f"dmpo: stopped. {stop}", file=sys.stderr)
-        return 130
-    return 0

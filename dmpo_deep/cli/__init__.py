@@ -1,0 +1,64 @@
+"""The command line, ``dmpo``: thin wrappers that parse, call one library function, and say where its results lie."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import tyro
+from tyro.conf import FlagCreatePairsOff
+
+from dmpo_deep.cli.common import Unexpected
+from dmpo_deep.cli.learner import envs, evaluate, plot, search, train
+from dmpo_deep.cli.theory import audit, bounds, kappa, solve
+
+DESCRIPTION = """Networked multi-agent control: check the theory exactly, train DMPO and its baselines.
+
+The exact half:
+  dmpo audit --out runs/audit             every claim of the paper: verdict and witness
+  dmpo solve FILE --out answers.json      values, gradients and spans of one MDP
+  dmpo bounds --out runs/bounds           Theorem 1, Remark 1, Theorem 2: verdicts and a figure
+  dmpo kappa FILE --tolerance 0.1         smallest kappa certified for an error, from local bounds
+
+The tasks and their reference controllers:
+  dmpo envs                               what there is
+  dmpo evaluate ring --controller pi --set humans=21 start=bunched warmup=750
+  dmpo search slowdown --controller linear --out weights.json
+
+The learner:
+  dmpo train catchup --algo dmpo --seed 0 --out runs/dmpo-s0
+  dmpo evaluate runs/dmpo-s0
+  dmpo plot runs/dmpo-s0 runs/dppo-s0 --out runs/figures
+
+`dmpo COMMAND --help` explains each."""
+
+COMMANDS: dict[str, Callable[..., Any]] = {
+    "audit": audit,
+    "bounds": bounds,
+    "solve": solve,
+    "kappa": kappa,
+    "envs": envs,
+    "search": search,
+    "train": train,
+    "evaluate": evaluate,
+    "plot": plot,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point of the script ``dmpo``: 0 on success, 1 if an audit surprises, 2 on a mistake, 130 after Ctrl-C."""
+    try:
+        tyro.extras.subcommand_cli_from_dict(
+            COMMANDS, prog="dmpo", description=DESCRIPTION, args=arguments, config=(FlagCreatePairsOff,)
+        )
+    except (ValueError, OSError, MemoryError, ArithmeticError, ImportError, RuntimeError) as error:
+        print(f"dmpo: error: {error}", file=sys.stderr)
+        return 2
+    except Unexpected as surprise:
+        print(f"dmpo: {surprise}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt as stop:
+        print(f"dmpo: stopped. {stop}", file=sys.stderr)
+        return 130
+    return 0

@@ -1,0 +1,189 @@
+"""``dmpo envs``, ``search``, ``train``, ``evaluate`` and ``plot``: tasks, reference controllers and learners."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+from tyro.conf import Positional, UseAppendAction
+
+from dmpo_deep import DEFAULT_PRESET, EVAL_EVERY
+from dmpo_deep.cli.common import require, table
+
+Settings = UseAppendAction[tuple[tuple[str, ...], ...]]
+"""``KEY=VALUE`` pairs, several after one flag or each after its own."""
+
+
+def envs() -> None:
+    """List the tasks: agents and graph, spaces, horizon, what they need, and their reference controllers."""
+    require("gymnasium")
+    from dmpo_deep.controllers import CONTROLLERS
+    from dmpo_deep.envs import ENVIRONMENTS, make_env
+
+    rows = []
+    for name, task in ENVIRONMENTS.items():
+        env = make_env(name, 1)
+        graph = f"{env.graph.n}, diameter {env.graph.diameter}"
+        spaces = (str(env.action_space), f"{env.observation_space.shape[0]} numbers")
+        rows.append((name, task.title, graph, *spaces, str(env.horizon), task.needs))
+    print(table(("task", "title", "agents", "action", "observation", "horizon", "needs beside [deep]"), rows))
+    controllers = [(task, name, *known[::2]) for task, named in CONTROLLERS.items() for name, known in named.items()]
+    print("\n" + table(("task", "controller", "title", "decides on"), controllers) + "\n")
+    print("Results: above; docs/environments/ has a card for each task")
+
+
+def search(
+    task: Positional[str],
+    controller: str,
+    out: Path,
+    set: Settings = (),
+    seed: int = 0,
+    population: int = 128,
+    draws: int = 16,
+    iterations: int = 40,
+    restarts: int = 8,
+    overwrite: bool = False,
+) -> None:
+    """Find the weights of a reference controller by the cross-entropy method, on training draws.
+
+    Ctrl-C ends it early and keeps what it has found. `dmpo evaluate TASK --controller OUT` measures the result.
+
+    Args:
+        task: a task; `dmpo envs` lists them.
+        controller: linear, or mixture on the platoons.
+        out: JSON file for the weights, with how they were found.
+        set: options of the task, each KEY=VALUE.
+        seed: of the training draws and of the search.
+        population: candidates in an iteration.
+        draws: training draws on which each candidate is played.
+        iterations: of the method.
+        restarts: searches from the start, of which the best on 200 further training draws is kept.
+        overwrite: replace an existing OUT.
+    """
+    require("torch", "safetensors", "gymnasium")
+    from tqdm import tqdm
+
+    from dmpo_deep.controllers.search import best, search, write
+    from dmpo_deep.evaluate import check_file
+    from dmpo_deep.presets import task_options
+
+    check_file(out, overwrite)
+    options = task_options([pair for given in set for pair in given])
+    settings = {"seed": seed, "population": population, "draws": draws}
+    settings |= {"iterations": iterations, "restarts": restarts}
+    history = []
+    with tqdm(total=iterations * restarts, desc=f"{controller} on {task}", unit="iteration") as bar:
+        try:
+            for found in search(task, controller, options, **settings):
+                history.append(found)
+                bar.set_postfix(metric=f"{found.metric:.2f}")
+                bar.update()
+        except KeyboardInterrupt:
+            if not history:
+                raise
+    write(out, task, controller, options, settings, history)
+    found, steps = best(history), history[-1].env_steps
+    print(f"Mean metric: {found.metric:.2f} on training draws, {found.validation} on validation draws; {steps} steps")
+    print(f"Results: {out} (next: dmpo evaluate {task} --controller {out})")
+
+
+def train(
+    task: Positional[str],
+    algo: str = "dmpo",
+    seed: int = 0,
+    steps: int = 12_000,
+    out: Path | None = None,
+    preset: str = DEFAULT_PRESET,
+    set: Settings = (),
+    eval_every: int = EVAL_EVERY,
+    resume: bool = False,
+) -> None:
+    """Train an algorithm on a task. Ctrl-C stops after the epoch; --resume goes on, bit for bit.
+
+    Args:
+        task: catchup or slowdown.
+        algo: dmpo or dppo.
+        seed: of everything random in training.
+        steps: environment steps in all, warm-up included; one step of one copy of the environment counts as one.
+        out: run directory; runs/TASK-ALGO-sSEED by default.
+        preset: tuned, or paper for Table I.
+        set: hyper-parameters to change, each KEY=VALUE: --set lr_actor=1e-3 kappa_critic=1, once or several times.
+        eval_every: environment steps between evaluations.
+        resume: continue the run in OUT.
+    """
+    require("torch", "safetensors", "tensorboard", "gymnasium")
+    from dmpo_deep.train import train
+
+    run = train(
+        task,
+        algo,
+        seed,
+        steps,
+        out or Path("runs") / f"{task}-{algo}-s{seed}",
+        preset=preset,
+        overrides=[pair for given in set for pair in given],
+        resume=resume,
+        eval_every=eval_every,
+    )
+    print(f"Results: {run} (progress.csv, TensorBoard events, checkpoint; next: dmpo evaluate {run})")
+
+
+def evaluate(
+    target: Positional[str],
+    controller: str | None = None,
+    set: Settings = (),
+    skip: int = 0,
+    out: Path | None = None,
+    overwrite: bool = False,
+    picture: Path | None = None,
+) -> None:
+    """The paper's metric of a trained run, sampled and greedy, or of a task's reference controllers.
+
+    Args:
+        target: run directory, or a task; `dmpo envs` lists them.
+        controller: one reference controller of the task, or a file that dmpo search wrote; all of them by default.
+        set: options of the task, each KEY=VALUE: --set humans=21 start=bunched; a run has its own.
+        skip: steps at the start of each episode that speeds and headways leave out.
+        out: CSV file, one row per policy and draw; by default evaluation.csv inside a run, written anew each time.
+        overwrite: replace an existing OUT or PICTURE.
+        picture: also draw the controller's first episode: a time-space diagram, and headways.
+    """
+    require("torch", "safetensors", "gymnasium")
+    from dmpo_deep.evaluate import check_file, default_out, evaluate
+    from dmpo_deep.presets import task_options
+
+    options = task_options([pair for given in set for pair in given])
+    if picture is not None:
+        require("matplotlib")
+        check_file(picture, overwrite)
+        if controller is None:
+            raise ValueError("--picture shows one controller; choose it with --controller")
+    for name, result in evaluate(target, controller, out, overwrite, options, skip).items():
+        print(f"{name}: {result}")
+    if picture is not None and controller is not None:
+        from dmpo_deep.pictures import draw
+
+        draw(target, controller, options, picture)
+    written = [str(path) for path in (out or default_out(target), picture) if path is not None]
+    print(f"Results: {' '.join(written) or 'above; --out FILE writes one row per policy and draw'}")
+
+
+def plot(runs: Positional[tuple[Path, ...]], out: Path, overwrite: bool = False) -> None:
+    """Learning curves of runs, and their table against the reference controllers.
+
+    Runs of one task and algorithm are taken together: interquartile mean with a 95 % bootstrap interval from three
+    seeds on. They are compared at the steps at which all were evaluated; the column left_out counts the others.
+
+    Args:
+        runs: run directories.
+        out: folder for learning.png, learning.pdf, learning.csv and table.csv; new or empty.
+        overwrite: replace the results in OUT.
+    """
+    require("torch", "safetensors", "gymnasium", "matplotlib")
+    from dmpo_deep.report import plot
+
+    folder = plot(runs, out, overwrite)
+    with (folder / "table.csv").open(newline="") as file:
+        header, *rows = csv.reader(file)
+    print(table(header, rows))
+    print(f"Results: {folder} (learning.png, learning.pdf, learning.csv, table.csv)")

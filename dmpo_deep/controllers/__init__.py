@@ -1,0 +1,123 @@
+"""Section VI: the reference controllers that learners are held against, and the scale that they span."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dmpo_deep.controllers import cacc, ring
+from dmpo_deep.envs import Policy
+
+DATA = Path(__file__).parent / "data"
+LEVELS = DATA / "levels.json"
+IMMATERIAL = {"collision", "collision_scale", "clip_acceleration", "gamma", "observation", "beyond_limit", "backend"}
+"""Options of tasks that leave every controller's metric as it is."""
+
+
+class Controller(NamedTuple):
+    """A reference controller."""
+
+    label: str
+    """What to call it in tables."""
+    make: Callable[[Any], Policy]
+    """Its policy in an environment, made anew for every run of episodes: some remember."""
+    knows: str
+    """What it decides on."""
+
+
+class Family(NamedTuple):
+    """Controllers with weights, among which a search finds the best."""
+
+    make: Callable[[Any, np.ndarray], Policy]
+    """Environment and weights, of ``shape`` or one set for each copy ``[B, *shape]``."""
+    shape: tuple[int, ...]
+
+
+_PLATOON = {"mixture": Family(cacc.mixture, (1, 4)), "linear": Family(cacc.linear, (4, 6))}
+FAMILIES: Mapping[str, Mapping[str, Family]] = {
+    "catchup": _PLATOON,
+    "slowdown": _PLATOON,
+    "ring": {"linear": Family(ring.linear, (1, 4))},
+}
+"""Task id -> families that can be searched, by name."""
+
+
+def from_search(path: Path, task: str) -> Controller:
+    """The controller whose weights ``dmpo search`` wrote to a file.
+
+    Raises:
+        ValueError: the file is no such file, or of another task.
+    """
+    try:
+        record = json.loads(path.read_text())
+        family = FAMILIES[record["task"]][record["controller"]]
+        weights = np.array(record["weights"], dtype=float).reshape(family.shape)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is no file that dmpo search wrote ({error!r}); search again") from error
+    if record["task"] != task:
+        raise ValueError(f"{path} was found on {record['task']}, not on {task}; search there")
+    return Controller(f"searched {record['controller']}", lambda env: family.make(env, weights), "as its family")
+
+
+def _stored(name: str) -> Callable[[Any], Policy]:
+    """The searched controller of ``data/NAME.json``, read when it is made."""
+    return lambda env: from_search(DATA / f"{name}.json", env.task).make(env)
+
+
+def _platoon(task: str) -> Mapping[str, Controller]:
+    return {
+        "always": Controller("always (0.5, 0.5)", partial(cacc.always, alpha=0.5, beta=0.5), "nothing"),
+        "random": Controller("uniform random", cacc.uniform, "nothing"),
+        "mixture": Controller("best state-free mixture", _stored(f"{task}-mixture"), "nothing"),
+        "linear": Controller("searched linear", _stored(f"{task}-linear"), "own observation"),
+    }
+
+
+CONTROLLERS: Mapping[str, Mapping[str, Controller]] = {
+    "catchup": _platoon("catchup"),
+    "slowdown": _platoon("slowdown"),
+    "ring": {
+        "zero": Controller("zero action", ring.zero, "nothing"),
+        "random": Controller("uniform random", ring.uniform, "nothing"),
+        "idm": Controller("human (IDM)", ring.human, "own and leader's speed, gap"),
+        "proportional-0.1": Controller(
+            "proportional, 0.1/s", partial(ring.proportional, gain=0.1), "own speed, length"
+        ),
+        "proportional-0.3": Controller(
+            "proportional, 0.3/s", partial(ring.proportional, gain=0.3), "own speed, length"
+        ),
+        "linear": Controller("searched linear", _stored("ring-linear"), "own and leader's speed, gap"),
+        "linear-bunched": Controller(
+            "searched linear, bunched start", _stored("ring-linear-bunched"), "own and leader's speed, gap"
+        ),
+        "linear-humans": Controller(
+            "searched linear, among humans", _stored("ring-linear-humans"), "own and leader's speed, gap"
+        ),
+        "follower-stopper-0.86": Controller(
+            "FollowerStopper, 0.86 v_eq", partial(ring.follower_stopper, share=0.86), "speeds, gap, length"
+        ),
+        "follower-stopper-0.98": Controller(
+            "FollowerStopper, 0.98 v_eq", partial(ring.follower_stopper, share=0.98), "speeds, gap, length"
+        ),
+        "pi": Controller("PI with saturation", ring.pi_saturation, "speeds, gap, own past"),
+    },
+}
+"""Task id -> reference controllers by name."""
+
+
+def normalised_score(task: str, options: Mapping[str, Any], metric: float) -> float | None:
+    """``(R - R_trivial) / (R_best - R_trivial)``: 0 for the trivial controller, 1 for the best one known.
+
+    The levels lie in ``data/levels.json`` with the command that made them. None where the task has none for these
+    options.
+    """
+    material = {name: value for name, value in options.items() if name not in IMMATERIAL}
+    for level in json.loads(LEVELS.read_text())["levels"]:
+        if (level["task"], level["options"]) == (task, material):
+            return float((metric - level["trivial"]["metric"]) / (level["best"]["metric"] - level["trivial"]["metric"]))
+    return None

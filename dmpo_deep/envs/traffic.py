@@ -1,0 +1,24 @@
+"""What the vehicle tasks share: the physical state of their cars, for reference controllers and pictures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+EVALUATION_DRAWS = tuple(float(np.random.RandomState(1001 + k).rand()) for k in range(20))
+"""The published initial draws on which every level is measured; nothing may be tuned on them."""
+
+
+@dataclass(frozen=True, eq=False)
+class Traffic:
+    """All cars of ``B`` copies, learning or not, in SI units; car ``i`` of a row follows ``leader_speed[i]``."""
+
+    position: np.ndarray
+    """``[B, cars]`` of the front bumper: along the ring, or behind the lead car of a platoon (negative)."""
+    speed: np.ndarray
+    """``[B, cars]``."""
+    headway: np.ndarray
+    """``[B, cars]``, gap to the car ahead."""
+    leader_speed: np.ndarray
+    """``[B, cars]``, speed of the car ahead."""

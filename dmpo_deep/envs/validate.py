@@ -1,0 +1,71 @@
+"""What every environment refuses before it moves: actions it cannot take, and copies that are not running."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from dmpo_theory.errors import require_memory
+
+
+def require_copies(task: str, batch: int, draws: Sequence[float] | None, bytes_each: int) -> np.ndarray | None:
+    """Check the number of copies, that they fit in memory, and that each has its draw in [0, 1); the draws ``[B]``."""
+    if batch < 1:
+        raise ValueError(f"batch = {batch}; at least one copy is needed")
+    require_memory(bytes_each * batch, f"{task} in {batch} copies", "give fewer copies")
+    if draws is None:
+        return None
+    if len(draws) != batch:
+        raise ValueError(f"{len(draws)} draws for batch = {batch}; give one per copy")
+    array = np.asarray(draws, dtype=float)
+    if (bad := ~((array >= 0) & (array < 1))).any():
+        raise ValueError(f"draw {array[bad][0]} is out of range; draws are numbers in [0, 1)")
+    return array
+
+
+def require_running(ended: np.ndarray) -> None:
+    """Refuse a step of copies, marked in ``ended [B]``, that have ended or were never reset."""
+    if ended.any():
+        copies = np.flatnonzero(ended).tolist()
+        raise RuntimeError(
+            f"copies {_first(copies)} have ended or were never reset; reset(rng, where) them before the next step"
+        )
+
+
+def require_discrete(action: np.ndarray, shape: tuple[int, ...], count: int) -> None:
+    """Refuse actions other than integers 0 .. ``count`` - 1 of shape ``[B, n]``."""
+    _require_shape(action, shape)
+    if action.dtype.kind not in "iu":
+        raise ValueError(
+            f"actions of type {action.dtype}; give integers from 0 to {count - 1}, the indices of the actions"
+        )
+    if np.minimum.reduce(action, axis=None) < 0 or np.maximum.reduce(action, axis=None) >= count:
+        _refuse(action, (action < 0) | (action >= count), f"give integers from 0 to {count - 1}")
+
+
+def require_continuous(action: np.ndarray, shape: tuple[int, ...], limit: float, remedy: str) -> None:
+    """Refuse all but numbers in [-``limit``, ``limit``] of shape ``[B, n, k]``; ``remedy`` ends the error."""
+    _require_shape(action, shape)
+    if action.dtype.kind != "f":
+        raise ValueError(f"actions of type {action.dtype}; give floating-point numbers")
+    if not np.maximum.reduce(np.abs(action), axis=None) <= limit:  # false for NaN, too
+        _refuse(action, ~(np.abs(action) <= limit), remedy)
+
+
+def _require_shape(action: np.ndarray, shape: tuple[int, ...]) -> None:
+    if not isinstance(action, np.ndarray):
+        raise ValueError(f"actions are a {type(action).__name__}; give a numpy array of shape {shape}")
+    if action.shape != shape:
+        raise ValueError(
+            f"actions have shape {action.shape}; {shape[1]} agents in {shape[0]} copies need shape {shape}"
+        )
+
+
+def _refuse(action: np.ndarray, bad: np.ndarray, remedy: str) -> None:
+    copy, agent = np.argwhere(bad)[0][:2]
+    raise ValueError(f"action {action[bad][0]} of agent {agent} in copy {copy} is out of range; {remedy}")
+
+
+def _first(copies: list[int], most: int = 5) -> str:
+    return f"{copies[:most]} (and {len(copies) - most} more)" if len(copies) > most else str(copies)

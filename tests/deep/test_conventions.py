@@ -1,0 +1,224 @@
+"""Every task keeps the contract: PettingZoo's test, spaces, determinism across processes, refusals, and no leak."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import psutil
+import pytest
+
+pytest.importorskip("gymnasium")
+
+from gymnasium.spaces import Discrete
+
+from dmpo_deep.controllers import CONTROLLERS
+from dmpo_deep.envs import ENVIRONMENTS, make_env
+
+VARIANTS = [
+    ("catchup", {}),
+    ("catchup", {"collision": "freeze"}),
+    ("slowdown", {}),
+    ("ring", {}),
+    ("ring", {"observation": "local", "start": "bunched"}),
+    ("ring", {"humans": 19, "warmup": 40}),
+]
+NAMES = [" ".join([task, *(f"{k}={v}" for k, v in options.items())]) for task, options in VARIANTS]
+every_task = pytest.mark.parametrize(("task", "options"), VARIANTS, ids=NAMES)
+
+
+def random_actions(env, rng):
+    shape = (env.batch, env.graph.n)
+    if isinstance(env.action_space, Discrete):
+        return rng.integers(env.action_space.n, size=shape)
+    return rng.uniform(-1, 1, (*shape, *env.action_space.shape))
+
+
+@every_task
+def test_pettingzoo_accepts_the_adapter(task, options):
+    pytest.importorskip("pettingzoo")
+    from pettingzoo.test import parallel_api_test
+
+    from dmpo_deep.envs.pettingzoo import ParallelTask
+
+    parallel_api_test(ParallelTask(task, **options), num_cycles=700)
+
+
+@every_task
+def test_the_adapter_says_what_the_environment_says(task, options):
+    pytest.importorskip("pettingzoo")
+    from dmpo_deep.envs.pettingzoo import ParallelTask
+
+    adapter, env, rng = ParallelTask(task, **options), make_env(task, 1, **options), np.random.default_rng(0)
+    with pytest.raises(RuntimeError, match=r"call reset\(\) before"):
+        adapter.step({})
+    seen, _ = adapter.reset(seed=5)
+    obs = env.reset(np.random.default_rng(5))
+    for _ in range(env.horizon):
+        np.testing.assert_array_equal(np.stack(list(seen.values())), obs[0])
+        action = random_actions(env, rng)
+        obs, reward, terminated, truncated, info = env.step(action)
+        seen, rewards, ends, cuts, infos = adapter.step(dict(zip(adapter.agents, action[0], strict=True)))
+        assert list(rewards.values()) == reward[0].tolist()
+        assert set(ends.values()) == {bool(terminated[0])}
+        assert set(cuts.values()) == {bool(truncated[0])}
+        assert infos["agent_0"]["metric"] == info["metric"][0]
+        if terminated[0] or truncated[0]:
+            break
+    assert adapter.agents == []
+    adapter.reset()
+    given = {agent: adapter.action_space(agent).sample() for agent in adapter.agents}
+    with pytest.raises(ValueError, match="missing or unknown for agent_0"):
+        adapter.step({agent: action for agent, action in given.items() if agent != "agent_0"})
+    with pytest.raises(ValueError, match="missing or unknown for agent_99"):
+        adapter.step(given | {"agent_99": given["agent_0"]})
+
+
+@every_task
+def test_observations_lie_in_their_space_and_rewards_are_finite(task, options):
+    env, rng = make_env(task, 3, **options), np.random.default_rng(0)
+    obs = env.reset(rng)
+    for _ in range(400):
+        assert obs.shape == (3, env.graph.n, *env.observation_space.shape)
+        assert obs.dtype == env.observation_space.dtype
+        assert (obs >= env.observation_space.low).all()
+        assert (obs <= env.observation_space.high).all()
+        obs, reward, terminated, truncated, info = env.step(random_actions(env, rng))
+        assert np.isfinite(reward).all()
+        assert all(info[name].shape == (3,) for name in ("metric", "step", "collided", *env.measures))
+        ended = terminated | truncated
+        obs = env.reset(rng, ended) if ended.any() else obs
+
+
+TRACE = """
+import hashlib, json, sys
+import numpy as np
+from tests.deep.test_conventions import VARIANTS, random_actions
+from dmpo_deep.envs import make_env
+
+digests = []
+for task, options in VARIANTS:
+    env, rng, digest = make_env(task, 2, **options), np.random.default_rng(int(sys.argv[1])), hashlib.sha256()
+    digest.update(env.reset(rng).tobytes())
+    fixed = np.random.default_rng(0)
+    for _ in range(300):
+        obs, reward, terminated, truncated, info = env.step(random_actions(env, fixed))
+        for array in (obs, reward, terminated, truncated, info["metric"]):
+            digest.update(array.tobytes())
+        if (terminated | truncated).any():
+            digest.update(env.reset(rng, terminated | truncated).tobytes())
+    digests.append(digest.hexdigest())
+print(json.dumps(digests))
+"""
+
+
+def traces(seed, hash_seed):
+    variables = os.environ | {"PYTHONHASHSEED": str(hash_seed)}
+    command = [sys.executable, "-c", TRACE, str(seed)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=variables)
+    return json.loads(done.stdout)
+
+
+def test_a_seed_is_the_same_trace_in_every_process_and_another_seed_another():
+    once, again, other = traces(11, 1), traces(11, 2), traces(12, 1)
+    assert once == again
+    assert all(a != b for a, b in zip(once, other, strict=True))
+
+
+BAD_DISCRETE = [
+    (lambda a: a[:, :-1], r"actions have shape \(2, 7\); 8 agents in 2 copies need shape \(2, 8\)"),
+    (lambda a: a[:1], r"need shape \(2, 8\)"),
+    (lambda a: a.astype(float), "actions of type float64; give integers from 0 to 3"),
+    (lambda a: np.where(a == a, np.nan, a), "actions of type float64"),
+    (lambda a: a.astype(bool), "actions of type bool"),
+    (lambda a: a + 4 * (np.arange(8) == 2), r"action [4-7] of agent 2 in copy 0 is out of range; give integers"),
+    (lambda a: a - 9 * (np.arange(8) == 5), r"action -[6-9] of agent 5 in copy 0 is out of range"),
+    (lambda a: a.tolist(), r"actions are a list; give a numpy array of shape \(2, 8\)"),
+]
+BAD_CONTINUOUS = [
+    (lambda a: a[:, :-1], r"actions have shape \(2, 21, 1\); 22 agents in 2 copies need shape \(2, 22, 1\)"),
+    (lambda a: a[..., 0], r"need shape \(2, 22, 1\)"),
+    (lambda a: a.astype(int), "actions of type int64; give floating-point numbers"),
+    (lambda a: a.astype(str), "actions of type"),
+    (lambda a: a + 3.0 * (np.arange(22)[:, None] == 4), r"of agent 4 in copy 0 is out of range; give accelerations"),
+    (lambda a: np.where(np.arange(22)[:, None] == 7, np.nan, a), r"action nan of agent 7 in copy 0 is out of range"),
+    (lambda a: a * np.where(np.arange(22)[:, None] == 3, np.inf, 1), r"action -?inf of agent 3 in copy 0"),
+]
+
+
+@pytest.mark.parametrize(
+    ("task", "spoil", "message"),
+    [("catchup", *case) for case in BAD_DISCRETE] + [("ring", *case) for case in BAD_CONTINUOUS],
+)
+def test_actions_that_cannot_be_taken_are_refused_before_anything_moves(task, spoil, message):
+    env, rng = make_env(task, 2), np.random.default_rng(3)
+    env.reset(rng)
+    good, before = random_actions(env, rng), env.state_dict()
+    with pytest.raises(ValueError, match=message):
+        env.step(spoil(good))
+    after = env.state_dict()
+    assert all(np.array_equal(before[name], after[name]) for name in before)
+    env.step(good)
+
+
+def test_only_the_original_takes_actions_beyond_the_limit_but_never_an_infinite_one():
+    env = make_env("ring", 1, beyond_limit="clip")
+    env.reset(np.random.default_rng(0))
+    _, reward, *_ = env.step(np.full((1, 22, 1), 5.0))
+    np.testing.assert_allclose(env.traffic().speed, 0.1)
+    np.testing.assert_allclose(reward, 4 * 0.1 / 440 - 4 * 5 / 22)
+    for value in (np.nan, np.inf):
+        with pytest.raises(ValueError, match=f"action {value} of agent 0"):
+            env.step(np.full((1, 22, 1), value))
+
+
+@every_task
+def test_no_step_before_a_reset_or_after_the_end(task, options):
+    env, rng = make_env(task, 2, **options), np.random.default_rng(0)
+    with pytest.raises(RuntimeError, match=r"copies \[0, 1\] have ended or were never reset; reset"):
+        env.step(random_actions(env, rng))
+    env.reset(rng)
+    ended = np.zeros(2, dtype=bool)
+    while not ended.any():
+        _, _, terminated, truncated, _ = env.step(random_actions(env, rng))
+        ended = terminated | truncated
+    with pytest.raises(RuntimeError, match="have ended or were never reset"):
+        env.step(random_actions(env, rng))
+    env.reset(rng, ended)
+    env.step(random_actions(env, rng))
+
+
+@pytest.mark.parametrize("task", ENVIRONMENTS)
+def test_every_task_has_controllers_that_act_within_its_space(task):
+    env = make_env(task, 2)
+    obs = env.reset(np.random.default_rng(0))
+    for controller in CONTROLLERS[task].values():
+        action, log_prob = controller.make(env)(obs, np.random.default_rng(0))
+        assert action.shape == (2, env.graph.n, *env.action_space.shape)
+        assert log_prob.shape == (2, env.graph.n)
+        env.step(action)
+
+
+def soak(task, batch, steps, resets):
+    """Memory in MiB after a tenth of the work and after all of it."""
+    env, rng = make_env(task, batch), np.random.default_rng(0)
+    used, obs, count = [], env.reset(rng), 0
+    for part in range(10):
+        for _ in range(resets // 10):
+            env.reset(rng)
+        while count < steps * (part + 1) // 10:
+            obs, _, terminated, truncated, _ = env.step(random_actions(env, rng))
+            count += env.batch
+            if (ended := terminated | truncated).any():
+                obs = env.reset(rng, ended)
+        used.append(psutil.Process().memory_info().rss / 2**20)
+    assert np.isfinite(obs).all()
+    return used[0], used[-1]
+
+
+@pytest.mark.parametrize("batch", [16, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("task", ENVIRONMENTS)
+def test_a_thousand_resets_and_two_hundred_thousand_steps_leak_nothing(task, batch):
+    early, late = soak(task, batch, steps=200_000, resets=1000)
+    assert late - early < 4, f"{early:.1f} MiB after a tenth, {late:.1f} MiB after all"
