@@ -39,7 +39,7 @@ from dmpo_theory.series import discounted_sum
 
 TOLERANCE = 1e-11
 """Largest error in value unless asked otherwise, where float64 can certify it."""
-_LIGHT_CONE_FROM = 2**14
+_LIGHT_CONE_FROM = 2**17
 """Joint states from which a smaller kernel for each of the first sweeps pays for its planning."""
 _LONG = 600.0
 _BLOCK = 64
@@ -135,6 +135,9 @@ def local_values(
     chain = closed_loop(mdp, policy)
     threads = threads or available_threads()
     route = choose_route(chain, method, chain.n, threads, memory_limit_gib)
+    if route == "dense":
+        solved = _dense_values(chain, mdp.gamma, chain.reward_functions(), tolerance)
+        return Values(*solved, route, 0, time.perf_counter() - started)
     values = np.empty((chain.n, chain.size))
     found = []
     for value in _each_value(chain, mdp.gamma, range(chain.n), route, tolerance, threads):
@@ -197,7 +200,7 @@ def mean_value(
     for table, members in zip(chain.rewards, chain.reward_parents, strict=True):
         reward += reorder(table.reshape(-1), chain.n_states, members, everybody)
     if route == "dense":
-        return next(_dense_values(chain, mdp.gamma, [-1], (reward / chain.n)[None], tolerance))
+        return next(_one_by_one([-1], *_dense_values(chain, mdp.gamma, (reward / chain.n)[None], tolerance)))
     return _solve(chain, mdp.gamma, route, tolerance, -1, everybody, reward / chain.n)
 
 
@@ -205,7 +208,8 @@ def _each_value(
     chain: ClosedLoop, gamma: float, agents: Sequence[int], route: Route, tolerance: float | None, threads: int
 ) -> Iterator[LocalValue]:
     if route == "dense":
-        yield from _dense_values(chain, gamma, agents, chain.reward_functions()[list(agents)], tolerance)
+        rewards = chain.reward_functions()[list(agents)]
+        yield from _one_by_one(agents, *_dense_values(chain, gamma, rewards, tolerance))
         return
     seconds = predicted_seconds(chain, route, len(agents)) / threads
     bar = tqdm(total=len(agents), desc="exact values", unit="agent", disable=seconds < _LONG)
@@ -286,8 +290,9 @@ def _along_the_light_cone(
 
 
 def _dense_values(
-    chain: ClosedLoop, gamma: float, agents: Sequence[int], rewards: Array, tolerance: float | None
-) -> Iterator[LocalValue]:
+    chain: ClosedLoop, gamma: float, rewards: Array, tolerance: float | None
+) -> tuple[Array, Array, Array, Array]:
+    """Values ``[c, X]`` of rewards ``[c, X]``; the lower and the upper ends of their enclosures, their residuals."""
     kernel, size = chain.matrix, max(chain.reward_sizes)
     roundings = chain.n + min(chain.size, _BLOCK) + -(-chain.size // _BLOCK)
     certificate = Certificate(chain, gamma, range(chain.n), roundings)
@@ -303,13 +308,17 @@ def _dense_values(
         lower, upper = certificate.enclosure(lowest, highest, error)
         reached = float(max(-lower.min(), upper.max()))
         if reached <= wanted:
-            left = np.maximum(-lowest, highest)
-            for row, i in enumerate(agents):
-                yield LocalValue(i, values[row], float(lower[row]), float(upper[row]), float(left[row]), 0)
-            return
+            return values, lower, upper, np.maximum(-lowest, highest)
         if attempt < 2:
             values = values + dgetrs(factors, pivots, residuals.T, trans=1)[0].T
     raise _beyond_float64(wanted, max(3 * reached, certificate.reachable(size)), gamma, size)
+
+
+def _one_by_one(
+    agents: Sequence[int], values: Array, lower: Array, upper: Array, residual: Array
+) -> Iterator[LocalValue]:
+    for row, i in enumerate(agents):
+        yield LocalValue(i, values[row], float(lower[row]), float(upper[row]), float(residual[row]), 0)
 
 
 def _by_blocks(kernel: Array, values: Array) -> Array:

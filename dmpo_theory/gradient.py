@@ -256,6 +256,10 @@ def marginal(law: Array, members: Sequence[int], n_states: Sequence[int]) -> Arr
             runs[-1] = (j in kept, runs[-1][1] * size)
         else:
             runs.append((j in kept, size))
+    if not runs[0][0]:  # numpy sums over the first and over the last axis fast, over one between others slowly
+        law, runs = law.reshape(runs[0][1], -1).sum(axis=0), runs[1:]
+    if runs and not runs[-1][0]:
+        law, runs = law.reshape(-1, runs[-1][1]) @ np.ones(runs[-1][1]), runs[:-1]
     axes = tuple(axis for axis, (keep, _) in enumerate(runs) if not keep)
     summed: Array = law.reshape([size for _, size in runs]).sum(axis=axes)
     return summed.reshape(-1)

@@ -178,6 +178,28 @@ def _dots(table, c, values, v, width, contexts, result, here, shifts, shift_at):
 
 
 @_compiled
+def _gather(law, here, shifts, shift_at, contexts, table, c, width, target, t0):  # type: ignore[no-untyped-def]
+    """``target += sum_y law[here + shift[y]] table[y, :]`` over all contexts y of the last step."""
+    c0, length = np.uint64(c), np.uint64(width)
+    y = 0
+    while y + 4 <= contexts:
+        at = shift_at + y
+        m0, m1 = law[np.uint64(here + shifts[at])], law[np.uint64(here + shifts[at + 1])]
+        m2, m3 = law[np.uint64(here + shifts[at + 2])], law[np.uint64(here + shifts[at + 3])]
+        c1, c2, c3 = c0 + length, c0 + length + length, c0 + length + length + length
+        for x in range(length):
+            target[t0 + x] += m0 * table[c0 + x] + m1 * table[c1 + x] + m2 * table[c2 + x] + m3 * table[c3 + x]
+        c0 = c3 + length
+        y += 4
+    while y < contexts:
+        m0 = law[np.uint64(here + shifts[shift_at + y])]
+        for x in range(length):
+            target[t0 + x] += m0 * table[c0 + x]
+        c0 += length
+        y += 1
+
+
+@_compiled
 def apply(steps, function, result, work):  # type: ignore[no-untyped-def]
     """``result(s) = sum_{s'} P(s'|s) function(s')``; ``function`` with the first agent summed out slowest."""
     tables, inputs, contexts, slab, shifts, shift_at, work_at, table_at = steps
@@ -235,14 +257,13 @@ def reverse(steps, law, function, pushed, by_table, work, adjoint, factors):  # 
         if k == last:
             row, here, width = offset[k, k], offset[k, last + 1], inputs[k]
             t0 = np.uint64(slab_at[k])
-            for y in range(contexts[k]):
-                mass, c0 = law[np.uint64(here + shifts[shift_at[k] + y])], np.uint64(row)
-                for x in range(np.uint64(width)):
-                    target[t0 + x] += mass * tables[c0 + x]
-                if factors:
+            _gather(law, here, shifts, shift_at[k], contexts[k], tables, row, width, target, t0)
+            if factors:
+                for y in range(contexts[k]):
+                    mass, c0 = law[np.uint64(here + shifts[shift_at[k] + y])], np.uint64(row)
                     for x in range(np.uint64(width)):
                         by_table[c0 + x] += mass * source[t0 + x]
-                row += width
+                    row += width
             k -= 1
             continue
         y = context[k]
