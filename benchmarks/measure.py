@@ -3,9 +3,9 @@
 It is a process of its own: `python benchmarks/measure.py '{"solver": "storm", "family": "ring", "n": 8}'`.
 What is counted: from the factors of the chain, policy averaged, to the values of all agents. Not counted: imports, and
 compiling, which a first solve on six agents has done by then. Repeats start from a fresh instance, so that nothing is
-found in a cache; every other one gives the BLAS a single thread, which small matrices are better off with. Memory is
-the highest resident set less the one after the imports, before any instance is there; what compiling leaves behind
-counts, what it needed for a moment does not where a peak can be forgotten (Linux).
+found in a cache but a graph's order of elimination; every other one gives the BLAS a single thread, which small
+matrices are better off with. Memory is the highest resident set less the one after the imports, before any instance is
+there; what compiling leaves behind counts, what it needed for a moment does not where a peak can be forgotten (Linux).
 """
 
 from __future__ import annotations

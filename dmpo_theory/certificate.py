@@ -5,7 +5,8 @@ Let ``V`` be the function that was returned and ``R = r + gamma P V - V`` its re
 ``R`` up to rounding. Products and sums with non-negative factors are good to a relative ``k u / (1 - k u)`` after k
 roundings in whatever order (u = 2^-53, fused multiply-add allowed), so the computed ``P V`` is off by at most that
 times ``max |V|``. The tables are taken as the exact numbers that float64 holds: a table of dyadic rationals is the
-rational instance itself. Rows that do not quite sum to one are allowed for.
+rational instance itself. Rows that do not quite sum to one are allowed for, also those of agents whose states never
+matter.
 
 References:
     N. Higham, Accuracy and Stability of Numerical Algorithms, 2002, Section 3.1.
@@ -56,10 +57,12 @@ class Certificate:
         self._relative = k / (1 - k) if k < 1 else math.inf
         self._falls = (gamma * low, gamma * high)
         self._weights = (1 - gamma * low, 1 - gamma * high)
+        known = set(agents)
+        self._left_out = gamma * sum(chain.row_errors[j] for j in range(chain.n) if j not in known)
 
     def rounding(self, reward: float, value: float) -> float:
         """How far the residual of values of size ``value`` may be off, rewards being of size ``reward``."""
-        return self._relative * (reward + (1 + max(self._falls)) * value) + _UNDERFLOW
+        return self._relative * (reward + (1 + max(self._falls)) * value) + 1.1 * self._left_out * value + _UNDERFLOW
 
     def carried_over(self, low: float, high: float) -> tuple[float, float]:
         """Bounds on the residual of a function that the last sweep changed by something in ``[low, high]``."""

@@ -78,6 +78,15 @@ class ClosedLoop:
             parts = [(a[:, :, None] * b[:, None, :]).reshape(self.size, -1) for a, b in halves] + odd
         return parts[0]
 
+    @cached_property
+    def row_errors(self) -> tuple[float, ...]:
+        """What the rows of each agent's factor are off 1 by at most, rounding included, ``[n]``."""
+        eps = np.finfo(np.float64).eps
+        return tuple(
+            float(np.abs(kernel.sum(axis=-1) - 1).max()) + (kernel.shape[-1] + terms) * eps
+            for kernel, terms in zip(self.kernels, self.n_actions, strict=True)
+        )
+
     def replacing(self, i: int, kernel: Array) -> ClosedLoop:
         """The same with another factor for agent i, which need not be a probability."""
         return replace(self, kernels=(*self.kernels[:i], kernel, *self.kernels[i + 1 :]))

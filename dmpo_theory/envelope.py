@@ -29,10 +29,10 @@ import numpy as np
 from dmpo_theory.certificate import Certificate
 from dmpo_theory.closed_loop import ClosedLoop, closed_loop
 from dmpo_theory.elimination import elimination_cost, greedy_order, read_outside
-from dmpo_theory.errors import require_memory
+from dmpo_theory.errors import memory_limit, require_memory
 from dmpo_theory.graph import AgentGraph
 from dmpo_theory.mdp import Array, LocalPolicy, NetworkedMDP
-from dmpo_theory.parallel import available_threads, in_threads
+from dmpo_theory.parallel import checked_threads, in_threads
 from dmpo_theory.routes import has_numba, operator, reorder
 
 LOOSENESS = 1e-4
@@ -126,7 +126,8 @@ def envelope(
     low, high = np.zeros(inside), np.zeros(inside)
     lower = upper = low
     sweeps, narrower = 0, math.inf
-    while narrower > max(LOOSENESS * (upper - lower).max(), _NEGLIGIBLE * scale):
+    least = max(_NEGLIGIBLE * scale, rounding / (1 - gamma))
+    while narrower > max(LOOSENESS * (upper - lower).max(), least):
         after_low, after_high = (
             (reward + gamma * kernel.apply(function)).reshape(inside, -1) for function in (low, high)
         )  # the adversary's states come last
@@ -171,12 +172,13 @@ def each_envelope(
         0 [1.451 0.463 0.157] [1.455 0.468 0.162]
         500 [0.439 0.085 0.024] [0.439 0.085 0.024]
     """
-    chain = closed_loop(mdp, policy)
+    chain, threads = closed_loop(mdp, policy), checked_threads(threads)
+    limit = memory_limit(memory_limit_gib) / threads
 
     def bound(i: int) -> Envelope:
-        return envelope(chain, mdp.graph, mdp.gamma, i, radius, memory_limit_gib)
+        return envelope(chain, mdp.graph, mdp.gamma, i, radius, limit)
 
-    return in_threads(bound, range(mdp.n) if agents is None else agents, threads or available_threads())
+    return in_threads(bound, range(mdp.n) if agents is None else agents, threads)
 
 
 def envelope_bytes(chain: ClosedLoop, members: Sequence[int], i: int) -> float:

@@ -16,7 +16,7 @@ import math
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.linalg.lapack import dgetrf, dgetrs
@@ -26,7 +26,7 @@ from dmpo_theory.certificate import Certificate
 from dmpo_theory.closed_loop import ClosedLoop, closed_loop
 from dmpo_theory.elimination import Operator
 from dmpo_theory.mdp import Array, LocalPolicy, NetworkedMDP
-from dmpo_theory.parallel import available_threads, in_threads
+from dmpo_theory.parallel import checked_threads, in_threads
 from dmpo_theory.routes import (
     Method,
     Route,
@@ -133,7 +133,7 @@ def local_values(
     """
     started = time.perf_counter()
     chain = closed_loop(mdp, policy)
-    threads = threads or available_threads()
+    threads = checked_threads(threads)
     route = choose_route(chain, method, chain.n, threads, memory_limit_gib)
     if route == "dense":
         solved = _dense_values(chain, mdp.gamma, chain.reward_functions(), tolerance)
@@ -142,7 +142,7 @@ def local_values(
     found = []
     for value in _each_value(chain, mdp.gamma, range(chain.n), route, tolerance, threads):
         values[value.agent] = value.values
-        found.append(value)
+        found.append(replace(value, values=values[value.agent]))  # its own array would be a second copy
     return Values(
         values,
         np.array([value.lower for value in found]),
@@ -176,9 +176,11 @@ def each_value(
         memory_limit_gib: as in :func:`local_values`.
     """
     chain = closed_loop(mdp, policy)
-    threads = threads or available_threads()
-    route = choose_route(chain, method, 2 * threads, threads, memory_limit_gib)
-    wanted = range(chain.n) if agents is None else agents
+    threads = checked_threads(threads)
+    wanted = range(chain.n) if agents is None else list(agents)
+    if not all(0 <= i < chain.n for i in wanted):
+        raise ValueError(f"agents = {wanted!r} names a missing one; agents are 0 .. {chain.n - 1}")
+    route = choose_route(chain, method, 2 * threads, threads, memory_limit_gib, solved=len(wanted))
     return _each_value(chain, mdp.gamma, wanted, route, tolerance, threads)
 
 
@@ -214,7 +216,8 @@ def _each_value(
     seconds = predicted_seconds(chain, route, len(agents)) / threads
     bar = tqdm(total=len(agents), desc="exact values", unit="agent", disable=seconds < _LONG)
     if seconds >= _LONG:
-        slow = predicted_seconds(chain, route, len(agents), math.log(1e12) / -math.log(gamma)) / threads
+        most = math.log(1e12) / -math.log(gamma) if gamma > 0 else 1
+        slow = predicted_seconds(chain, route, len(agents), most) / threads
         tqdm.write(
             f"Exact values of {len(agents)} agents on {chain.size:.6g} joint states: about {seconds / 60:.0f} minutes, "
             f"up to {slow / 60:.0f} if the chain hardly mixes.",

@@ -65,7 +65,7 @@ def occupancy(
                 lambda y: y - gamma * kernel.push(y), (1 - gamma) * state, (1 - gamma) * tolerance / chain.size, 1000
             )
             if rest is not None:
-                state = rest
+                state = np.maximum(rest, 0.0)
                 break
         following = kernel.push(state)
         # With the tail closed by the next law the residual is weight gamma |P' x' - x'|, and P' contracts in L1.

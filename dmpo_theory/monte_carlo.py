@@ -97,8 +97,17 @@ def value_bounds(
         ('monte-carlo', 0.99, True)
     """
     start = np.asarray(state)
-    if start.shape != (mdp.n,) or not all(0 <= s < size for s, size in zip(start, mdp.n_states, strict=True)):
-        raise ValueError(f"state has shape {start.shape}; give a local state in [0, S_j) for each of {mdp.n} agents")
+    if (
+        start.shape != (mdp.n,)
+        or start.dtype.kind not in "iu"
+        or not all(0 <= s < size for s, size in zip(start, mdp.n_states, strict=True))
+    ):
+        raise ValueError(
+            f"state has shape {start.shape} and type {start.dtype}; give a local state, an integer in [0, S_j), for "
+            f"each of {mdp.n} agents"
+        )
+    if most_samples < 2:
+        raise ValueError(f"most_samples = {most_samples!r}; a variance takes at least 2")
     if not width > 0:
         raise ValueError(f"width = {width!r} must be positive, in units of value")
     if not 0 < confidence < 1:

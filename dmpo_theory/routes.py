@@ -30,8 +30,8 @@ _TYPICAL_SWEEPS = 25
 _COMPILED_FROM = 2**9
 _SMALL = 2**8
 """Joint states up to which the dense route is taken unseen."""
-_VECTORS = 6
-"""Functions of the joint state that a thread works with."""
+_VECTORS = 15
+"""Functions of the joint state that a thread works with where a chain hardly mixes; else six."""
 
 
 def has_numba() -> bool:
@@ -40,7 +40,12 @@ def has_numba() -> bool:
 
 
 def choose_route(
-    chain: ClosedLoop, method: Method, functions: int, threads: int = 1, limit_gib: float | None = None
+    chain: ClosedLoop,
+    method: Method,
+    functions: int,
+    threads: int = 1,
+    limit_gib: float | None = None,
+    solved: int | None = None,
 ) -> Route:
     """The cheapest route that fits in memory, or the one asked for.
 
@@ -50,9 +55,11 @@ def choose_route(
         functions: how many functions of the joint state are held at once, besides the working memory.
         threads: how many are worked on at once.
         limit_gib: refuse what needs more; by default 90 % of the memory available.
+        solved: how many functions are solved for in all; by default as many as are held.
 
     Raises:
-        ProblemTooLarge: before any allocation, with the GiB of every route and the number of agents that would fit.
+        ProblemTooLarge: before any allocation, with the GiB of the routes there are and the number of agents that would
+            fit.
         ValueError: the method is not known, or is ``"compiled"`` where numba is missing.
     """
     if method not in ("auto", "dense", "compiled", "numpy"):
@@ -64,7 +71,9 @@ def choose_route(
     eliminating: Route = "numpy" if method == "numpy" or not has_numba() else "compiled"
     limit = memory_limit(limit_gib)
     needs = {route: memory_needed(chain, route, functions, threads) for route in ("dense", eliminating)}
-    seconds = {route: predicted_seconds(chain, route, functions) for route in needs if needs[route] <= limit * GIB}
+    seconds = {
+        route: predicted_seconds(chain, route, solved or functions) for route in needs if needs[route] <= limit * GIB
+    }
     wanted = [eliminating, "dense"] if method == "auto" else [method]
     fitting = [route for route in wanted if route in seconds]
     if not fitting:
@@ -83,7 +92,9 @@ def memory_needed(chain: ClosedLoop, route: str, functions: int, threads: int) -
     size = float(min(chain.size, 2**1000))
     if route == "dense":
         return 8.0 * (3 * size**2 + 4 * functions * size) if size < 1e150 else math.inf
-    held = 8.0 * size * (functions + _VECTORS * threads)
+    # A step's table has a row for each joint state that its agents read, and says for each where the next step starts.
+    rows = sum(math.prod(float(chain.n_states[j]) for j in members) for members in chain.parents)
+    held = 8.0 * (size * (functions + _VECTORS * threads) + (4 + chain.n / 2) * rows)
     if size > 2**40 or route == "compiled":
         return held
     return held + 8.0 * _cost(chain)[1]
@@ -100,7 +111,7 @@ def predicted_seconds(chain: ClosedLoop, route: str, functions: int, sweeps: flo
     return _SETUP[route] + functions * sweeps * one
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=1)
 def _cost(chain: ClosedLoop) -> tuple[float, float]:
     return elimination_cost(chain, greedy_order(chain, range(chain.n)))
 
@@ -170,4 +181,4 @@ def _agents_that_fit(chain: ClosedLoop, route: str, functions: int, threads: int
 
 
 def _text(size: int) -> str:
-    return f"{float(size):.6g}" if size < 2**1000 else f"10^{len(str(size)) - 1}"
+    return f"{float(size):.6g}" if size < 2**1000 else f"2^{size.bit_length() - 1}"

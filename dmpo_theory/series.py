@@ -26,7 +26,7 @@ MAX_SWEEPS = 1_000_000
 PATIENCE = 150
 """Sweeps left from which a Krylov method is tried; see benchmarks/slow_chains.py."""
 _CHECK_EVERY = 16
-_GMRES_VECTORS, _GMRES_UP_TO = 30, 2**20
+_GMRES_VECTORS, _GMRES_UP_TO = 30, 2**18
 
 
 def discounted_sum(kernel: Operator, term: Array, total: Array, gamma: float, half_width: float) -> tuple[Array, int]:

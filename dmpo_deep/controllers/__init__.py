@@ -15,7 +15,7 @@ from dmpo_deep.envs import Policy
 
 DATA = Path(__file__).parent / "data"
 LEVELS = DATA / "levels.json"
-IMMATERIAL = {"collision", "collision_scale", "clip_acceleration", "gamma", "observation", "beyond_limit", "backend"}
+IMMATERIAL = {"collision", "collision_scale", "gamma", "observation", "beyond_limit", "backend"}
 """Options of tasks that leave every controller's metric as it is."""
 
 

@@ -186,6 +186,8 @@ class Ring:
         Human noise comes from a generator that every reset seeds from ``rng``.
         """
         where = np.ones(self.batch, dtype=bool) if where is None else where
+        if not where.any():
+            return self.observe()
         draw = rng.random(int(where.sum())) if self._draws is None else self._draws[where]
         length = np.floor(SHORTEST + (LONGEST + 1 - SHORTEST) * draw) if self._length is None else self._length
         if self._human.size:

@@ -49,8 +49,8 @@ def require_continuous(action: np.ndarray, shape: tuple[int, ...], limit: float,
     _require_shape(action, shape)
     if action.dtype.kind != "f":
         raise ValueError(f"actions of type {action.dtype}; give floating-point numbers")
-    if not np.maximum.reduce(np.abs(action), axis=None) <= limit:  # false for NaN, too
-        _refuse(action, ~(np.abs(action) <= limit), remedy)
+    if not float(np.maximum.reduce(np.abs(action), axis=None)) <= limit:  # false for NaN, too
+        _refuse(action, ~(np.abs(action.astype(np.float64)) <= limit), remedy)
 
 
 def _require_shape(action: np.ndarray, shape: tuple[int, ...]) -> None:

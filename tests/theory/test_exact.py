@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import quantecon
+import threadpoolctl
 
 from dmpo_theory import exact, routes, series
 from dmpo_theory.errors import ProblemTooLarge
@@ -268,3 +269,38 @@ def test_long_work_says_so_before_it_starts(
     mdp = random_mdp(ring(10), rng=0)
     local_values(mdp, random_policy(mdp, rng=1), method="compiled")
     assert "Exact values of 10 agents on 1024 joint states: about 0 minutes" in capsys.readouterr().err
+
+
+def test_rows_of_agents_that_never_matter_are_counted_too() -> None:
+    """Two agents apart, rows of one a little above 1: values by sweeps over one agent and over both agree."""
+    half = np.full((2, 1, 2), 0.5)
+    rows = (half, half * (1 + 9e-13))
+    mdp = NetworkedMDP(path(2), 0.99, rows, (np.ones((2, 1)),) * 2, ((0,), (1,)))
+    policy = LocalPolicy(mdp, (np.ones((2, 1)),) * 2, ((0,), (1,)))
+    dense, *others = (local_values(mdp, policy, method=method, tolerance=1e-6) for method in ROUTES)  # type: ignore[arg-type]
+    for other in others:
+        assert np.abs(dense.values - other.values).max() <= dense.error_bound + other.error_bound
+
+
+def test_overlapping_streams_leave_blas_as_it_was() -> None:
+    mdp = random_mdp(ring(10), rng=0)
+    policy = random_policy(mdp, rng=1)
+
+    def threads() -> list[int]:
+        return [library["num_threads"] for library in threadpoolctl.threadpool_info() if library["user_api"] == "blas"]
+
+    before = threads()
+    for _ in zip(each_value(mdp, policy), each_value(mdp, policy), strict=True):
+        pass
+    assert threads() == before
+
+
+def test_agents_and_threads_that_are_not_there() -> None:
+    mdp, policy = uneven()
+    with pytest.raises(ValueError, match=r"agents = \[-1\] names a missing one; agents are 0 .. 3"):
+        each_value(mdp, policy, [-1])
+    with pytest.raises(ValueError, match="threads = -1; at least one is needed"):
+        local_values(mdp, policy, threads=-1)
+    many = random_mdp(path(10_000), n_states=3)
+    with pytest.raises(ProblemTooLarge, match=r"2\^15849 states \(10000 agents\)"):
+        local_values(many, random_policy(many))

@@ -63,9 +63,13 @@ def test_samples_end_at_the_limit_and_the_narrower_interval_is_given(monkeypatch
 
 def test_bad_arguments() -> None:
     mdp, policy = instance()
-    with pytest.raises(ValueError, match=r"state has shape \(3,\); give a local state"):
+    with pytest.raises(ValueError, match=r"state has shape \(3,\) and type int64; give a local state"):
         monte_carlo.value_bounds(mdp, policy, 0, [0, 0, 0], width=1.0)
     with pytest.raises(ValueError, match="width = 0 must be positive"):
         monte_carlo.value_bounds(mdp, policy, 0, [0] * 8, width=0)
     with pytest.raises(ValueError, match=r"confidence = 1 is outside \(0, 1\)"):
         monte_carlo.value_bounds(mdp, policy, 0, [0] * 8, width=1.0, confidence=1)
+    with pytest.raises(ValueError, match="type float64; give a local state"):
+        monte_carlo.value_bounds(mdp, policy, 0, [0.5] * 8, width=1.0)
+    with pytest.raises(ValueError, match="most_samples = 1; a variance takes at least 2"):
+        monte_carlo.value_bounds(mdp, policy, 0, [0] * 8, width=1.0, most_samples=1)
