@@ -41,10 +41,9 @@ def main() -> None:
         found.append((one.least_errors()[:KAPPAS], one.errors()[:KAPPAS]))
     seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
     least, most = np.array(found).transpose(1, 2, 0)
-    print(
-        f"{len(chosen)} of {options.agents} agents, radius {options.radius}, gamma {options.gamma:g}: {seconds:.1f} s, "
-    )
-    print(f"{cpu:.1f} s of CPU, peak {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(f"{len(chosen)} of {options.agents} agents, radius {options.radius}, gamma {options.gamma:g}:", end=" ")
+    print(f"{seconds:.1f} s, {cpu:.1f} s of CPU, peak {peak:.2f} GiB")
     print("| kappa | span, median | largest | width, median | largest | largest width / span |")
     print("|---|---|---|---|---|---|")
     for kappa in range(KAPPAS):
