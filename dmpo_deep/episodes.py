@@ -24,6 +24,8 @@ class Episodes:
     """Steps of all copies together, warm-up included."""
     score: float | None = None
     """The mean metric on the scale of reference controllers, where the task has one."""
+    random_score: float | None = None
+    """What uniformly random play has on that scale."""
 
     @property
     def mean(self) -> float:
@@ -43,7 +45,7 @@ class Episodes:
     def __str__(self) -> str:
         measured = ", ".join(f"mean {k} {x.mean():.2f} (sd {x.std(ddof=1):.2f})" for k, x in self.measures.items())
         count = f"{self.collisions} of {len(self.metric)} collided"
-        score = "" if self.score is None else f"; normalised score {self.score:.3f}"
+        score = "" if self.score is None else f"; normalised score {self.score:.3f}, random {self.random_score:.3f}"
         return f"{self.mean:.2f} (sd {self.sd:.2f}; {count}; {measured}){score}"
 
 

@@ -14,7 +14,7 @@ import torch
 from dmpo_deep import log
 from dmpo_deep.checkpoint import load, restoring
 from dmpo_deep.config import CONFIG, RunConfig, read_config
-from dmpo_deep.controllers import CONTROLLERS, Controller, from_search, normalised_score
+from dmpo_deep.controllers import CONTROLLERS, Controller, from_search, normalised_score, random_score
 from dmpo_deep.envs import Policy, action_count, evaluation_env
 from dmpo_deep.episodes import Episodes, play
 from dmpo_deep.nets import Actor, one_thread
@@ -49,7 +49,8 @@ def _evaluate(
     env = evaluation_env(task, **options)
     starts = np.random.default_rng(EVALUATION_RANDOMNESS)
     episodes = play(env, make(env), starts, np.random.default_rng(seed), skip)
-    return replace(episodes, score=normalised_score(task, options, episodes.mean))
+    score = normalised_score(task, options, episodes.mean)
+    return replace(episodes, score=score, random_score=random_score(task, options))
 
 
 def load_actor(run: Path) -> tuple[Actor, RunConfig]:

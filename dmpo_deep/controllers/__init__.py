@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dmpo_deep.controllers import cacc, ring
-from dmpo_deep.envs import Policy
+from dmpo_deep.envs import ENVIRONMENTS, Policy
 
 DATA = Path(__file__).parent / "data"
 LEVELS = DATA / "levels.json"
@@ -116,8 +117,25 @@ def normalised_score(task: str, options: Mapping[str, Any], metric: float) -> fl
     The levels lie in ``data/levels.json`` with the command that made them. None where the task has none for these
     options.
     """
-    material = {name: value for name, value in options.items() if name not in IMMATERIAL}
+    level = _level(task, options)
+    if level is None:
+        return None
+    trivial, best = level["trivial"]["metric"], level["best"]["metric"]
+    return float((metric - trivial) / (best - trivial))
+
+
+def random_score(task: str, options: Mapping[str, Any]) -> float | None:
+    """The normalised score of uniformly random play."""
+    level = _level(task, options)
+    return None if level is None else normalised_score(task, options, level["random"])
+
+
+def _level(task: str, options: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The task's levels for these options; immaterial ones, and those at their default, do not count."""
+    parameters = inspect.signature(ENVIRONMENTS[task].make).parameters
+    defaults = {name: parameter.default for name, parameter in parameters.items()}
+    material = {k: value for k, value in options.items() if k not in IMMATERIAL and value != defaults.get(k)}
     for level in json.loads(LEVELS.read_text())["levels"]:
         if (level["task"], level["options"]) == (task, material):
-            return float((metric - level["trivial"]["metric"]) / (level["best"]["metric"] - level["trivial"]["metric"]))
+            return dict(level)
     return None

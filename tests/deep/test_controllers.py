@@ -7,7 +7,17 @@ import pytest
 
 pytest.importorskip("torch")
 
-from dmpo_deep.controllers import CONTROLLERS, DATA, FAMILIES, LEVELS, cacc, from_search, normalised_score, ring
+from dmpo_deep.controllers import (
+    CONTROLLERS,
+    DATA,
+    FAMILIES,
+    LEVELS,
+    cacc,
+    from_search,
+    normalised_score,
+    random_score,
+    ring,
+)
 from dmpo_deep.controllers.search import best, search, write
 from dmpo_deep.envs import make_env
 from dmpo_deep.envs.ring import DT, HUMAN, equilibrium_speed
@@ -141,6 +151,8 @@ def test_the_scale_is_what_its_controllers_score_now():
                 assert found.score == pytest.approx(score, abs=1e-9)
     assert normalised_score("catchup", {"collision": "freeze", "collision_scale": 0.2}, -72.9) is not None
     assert normalised_score("ring", {"length": 300}, 0.0) is None
+    assert normalised_score("ring", {"start": "even", "humans": 0}, 0.0) == normalised_score("ring", {}, 0.0) == 0
+    assert random_score("slowdown", {}) < 0
 
 
 def test_a_search_improves_on_training_draws_and_repeats(tmp_path):
