@@ -22,7 +22,7 @@ from dmpo_deep.evaluate import evaluate
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
 """Okabe and Ito's palette, which colour-blind readers can tell apart."""
-STYLES = ((0, (5, 2)), (0, (1, 1.5)), (0, (5, 2, 1, 2)))
+STYLES = ((0, (5, 2)), (0, (1, 1.5)), (0, (5, 2, 1, 2)), (0, (10, 2)))
 COLUMN_WIDTH = 3.4
 """Inches: one column of a two-column page."""
 SCORES = ("eval_sampled", "eval_greedy")

@@ -82,6 +82,7 @@ def test_npz_is_written_where_it_was_asked_for(tmp_path: Path) -> None:
             "unknown field 'valeus'; did you mean 'values'?",
         ),
         (("solve", EXAMPLE, "--out", "{tmp}/a", "--method", "fast"), 'choose "auto", "dense", "compiled" or "numpy"'),
+        (("evaluate", "catchup", "--controller", "always", "--picture", "{tmp}/a.foo"), "has no suffix of a picture"),
         (("bounds", "--out", "{tmp}/b", "--families", "rnig"), "unknown graph family 'rnig'; did you mean 'ring'?"),
         (("bounds", "--out", "{tmp}/b", "--gamma", "x"), "--gamma x is not a number; write 0.9 or 9/10"),
         (("bounds", "--out", "{tmp}/b", "--gamma", "1"), "--gamma 1 is outside [0, 1)"),

@@ -156,6 +156,10 @@ def evaluate(
     if picture is not None:
         require("matplotlib")
         check_file(picture, overwrite)
+        from matplotlib.backend_bases import FigureCanvasBase
+
+        if picture.suffix[1:] not in (known := FigureCanvasBase.get_supported_filetypes()):
+            raise ValueError(f"{picture} has no suffix of a picture; give one of {', '.join(sorted(known))}")
         if controller is None:
             raise ValueError("--picture shows one controller; choose it with --controller")
     for name, result in evaluate(target, controller, out, overwrite, options, skip).items():
