@@ -350,6 +350,15 @@ def test_resuming_says_when_versions_differ_and_refuses_fewer_steps_than_spent(t
     assert [start["versions"]["torch"] for start in read_config(run).resumed] == [torch.__version__]
 
 
+@pytest.fixture
+def sigint_as_usual():
+    """A shell's background jobs ignore SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("sigint_as_usual")
 def test_ctrl_c_says_what_it_does_and_twice_what_is_kept(tmp_path, monkeypatch, capfd):
     kind, original = ALGORITHMS["dppo"], ALGORITHMS["dppo"].epoch
 
