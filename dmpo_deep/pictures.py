@@ -9,23 +9,21 @@ from typing import Any
 import numpy as np
 
 from dmpo_deep.envs import evaluation_env
-from dmpo_deep.envs.traffic import Traffic
+from dmpo_deep.envs.traffic import DT, Traffic
 from dmpo_deep.evaluate import EVALUATION_RANDOMNESS, chosen_controllers
-
-DT = 0.1
 
 
 def record(task: str, controller: str, options: Mapping[str, Any]) -> Traffic:
     """The states before each step of the first evaluation episode, ``[steps, cars]`` each, to its end."""
     env: Any = evaluation_env(task, **options)
     [chosen] = chosen_controllers(task, controller).values()
-    policy, acts = chosen.make(env), np.random.default_rng(0)
-    obs, frames, ended = env.reset(np.random.default_rng(EVALUATION_RANDOMNESS)), [], False
+    policy, acts, starts = chosen.make(env), np.random.default_rng(0), np.random.default_rng(EVALUATION_RANDOMNESS)
+    obs, frames, ended = env.reset(starts), [], False
     while not ended:
         frames.append(env.traffic())
         obs, _, terminated, truncated, _ = env.step(policy(obs, acts)[0])
         ended = (terminated | truncated)[0]
-        env.reset(acts, terminated | truncated)
+        env.reset(starts, terminated | truncated)
     return Traffic(*(np.array([vars(frame)[name][0] for frame in frames]) for name in vars(frames[0])))
 
 

@@ -57,8 +57,9 @@ class Certificate:
         self._relative = k / (1 - k) if k < 1 else math.inf
         self._falls = (gamma * low, gamma * high)
         self._weights = (1 - gamma * low, 1 - gamma * high)
-        known = set(agents)
-        self._left_out = gamma * sum(chain.row_errors[j] for j in range(chain.n) if j not in known)
+        self._left_out = 0.0
+        if len(agents) < chain.n:
+            self._left_out = gamma * float(np.delete(chain.row_errors, list(agents)).sum())
 
     def rounding(self, reward: float, value: float) -> float:
         """How far the residual of values of size ``value`` may be off, rewards being of size ``reward``."""

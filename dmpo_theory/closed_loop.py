@@ -79,12 +79,14 @@ class ClosedLoop:
         return parts[0]
 
     @cached_property
-    def row_errors(self) -> tuple[float, ...]:
+    def row_errors(self) -> Array:
         """What the rows of each agent's factor are off 1 by at most, rounding included, ``[n]``."""
         eps = np.finfo(np.float64).eps
-        return tuple(
-            float(np.abs(kernel.sum(axis=-1) - 1).max()) + (kernel.shape[-1] + terms) * eps
-            for kernel, terms in zip(self.kernels, self.n_actions, strict=True)
+        return np.array(
+            [
+                float(np.abs(kernel.sum(axis=-1) - 1).max()) + (kernel.shape[-1] + terms) * eps
+                for kernel, terms in zip(self.kernels, self.n_actions, strict=True)
+            ]
         )
 
     def replacing(self, i: int, kernel: Array) -> ClosedLoop:

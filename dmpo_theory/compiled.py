@@ -22,13 +22,13 @@ import numpy as np
 
 from dmpo_theory import kernels
 from dmpo_theory.closed_loop import ClosedLoop
-from dmpo_theory.elimination import EXACT_ORDER_UP_TO, greedy_order, read_outside
+from dmpo_theory.elimination import TABLE_NUMBERS, greedy_order, read_outside
 from dmpo_theory.mdp import Array, contract
 
+_BEST_ORDER_UP_TO = 22
+"""Agents up to which the best order of all is found; beyond, a greedy one."""
 _HEAD_STATES = 4
 _TAIL_STATES = 64
-_TAIL_NUMBERS = 2**16
-"""The last step's table should stay in the second-level cache."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,6 @@ class CompiledElimination:
         self.multiplications = float(sum(o * x * length for o, x, length in zip(opened, inputs, slabs, strict=True)))
         self._steps = _steps(chain, self._plan, self.outside, inputs, contexts, slabs)
         self._work = sum(min(4, y) * length for y, length in list(zip(contexts, slabs, strict=True))[:-1])
-        self.working_bytes = 8.0 * self._work + sum(array.nbytes for array in self._steps)
         self.roundings = sum(x + len(step.agents) - 1 for x, step in zip(inputs, self._plan, strict=True))
         self._n_inside = math.prod(sizes[i] for i in self.inside)
         self._n_outside = math.prod(sizes[j] for j in self.outside)
@@ -109,7 +108,7 @@ class CompiledElimination:
 
 def _order(chain: ClosedLoop, members: Collection[int]) -> tuple[int, ...]:
     agents = sorted(members)
-    if not 1 < len(agents) <= EXACT_ORDER_UP_TO or read_outside(chain, agents):
+    if not 1 < len(agents) <= _BEST_ORDER_UP_TO or read_outside(chain, agents):
         return greedy_order(chain, agents)
     place = {j: k for k, j in enumerate(agents)}
     reads = tuple(sum(1 << place[j] for j in chain.parents[i]) for i in agents)
@@ -127,30 +126,35 @@ def _factor(chain: ClosedLoop, i: int) -> tuple[Array, list[int]]:
 
 
 def _plan(chain: ClosedLoop, order: Sequence[int], outside: Sequence[int]) -> list[_Step]:
-    """Group the agents in steps. A state that nobody reads counts as opened by the last step."""
+    """Group the agents in steps. A state that nobody reads is opened by its own agent's step."""
     sizes, split = chain.n_states, len(order) - 1
-    while split > 0:
-        tail = order[split - 1 :]
-        states = math.prod(sizes[i] for i in tail)
-        read = set[int]().union(*(chain.parents[i] for i in tail))
-        if states > _TAIL_STATES or states * math.prod(sizes[j] for j in read) > _TAIL_NUMBERS:
-            break
+    unread = set(order).difference(*(chain.parents[i] for i in order))
+
+    def reads(group: Sequence[int]) -> set[int]:
+        return set[int]().union(*(chain.parents[i] for i in group)) | (unread & set(group))
+
+    def states(group: Sequence[int]) -> int:
+        return math.prod(sizes[i] for i in group)
+
+    def numbers(group: Sequence[int]) -> int:
+        return states(group) * math.prod(sizes[j] for j in reads(group))
+
+    while split > 0 and states(order[split - 1 :]) <= _TAIL_STATES and numbers(order[split - 1 :]) <= TABLE_NUMBERS:
         split -= 1
-    straddling = math.prod(sizes[i] for i in order[split - 1 : split + 1])
-    if split % 2 and split + 1 < len(order) and straddling <= _HEAD_STATES:
+    if split % 2 and split + 1 < len(order) and states(order[split - 1 : split + 1]) <= _HEAD_STATES:
         split += 1  # an even number of agents before the last step can be summed out in pairs
     groups: list[list[int]] = []
     for i in order[:split]:
-        if groups and math.prod(sizes[j] for j in groups[-1]) * sizes[i] <= _HEAD_STATES:
-            groups[-1].append(i)
+        wider = [*groups[-1], i] if groups else [i]
+        apart = sum(numbers([j]) for j in wider)
+        if groups and states(wider) <= _HEAD_STATES and numbers(wider) <= max(TABLE_NUMBERS, 2 * apart):
+            groups[-1] = wider
         else:
             groups.append([i])
     groups.append(list(order[split:]))
     steps, seen = list[_Step](), set[int]()
     for group in groups:
-        read = set[int]().union(*(chain.parents[i] for i in group))
-        if group is groups[-1]:
-            read |= set(outside) - seen
+        read = reads(group)
         new = [j for j in outside if j in read - seen]
         steps.append(_Step(tuple(group), tuple(sorted(read & seen)), tuple(new)))
         seen |= read
@@ -181,9 +185,9 @@ def _steps(
             kernel, labels = _factor(chain, i)
             wider = [*dict.fromkeys([*present, *labels])]
             table, present = contract(table, present, kernel, labels, wider), wider
-        unread = [part for j in axes if j not in present for part in (np.ones(sizes[j]), [j])]
+        ignored = [part for j in axes if j not in present for part in (np.ones(sizes[j]), [j])]
         ends = [*axes, *(chain.n + i for i in step.agents)]
-        tables.append(contract(table, present, *unread, ends).reshape(-1))
+        tables.append(contract(table, present, *ignored, ends).reshape(-1))
         strides.append(_strides(axes, sizes, width))
     strides.append(_strides(outside, sizes, 1))
     shifts = []

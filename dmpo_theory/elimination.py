@@ -22,8 +22,8 @@ from dmpo_theory.closed_loop import ClosedLoop
 from dmpo_theory.errors import ProblemTooLarge
 from dmpo_theory.mdp import Array, contract
 
-EXACT_ORDER_UP_TO = 22
-"""Agents up to which the compiled route finds the best order of all; beyond, a greedy one."""
+TABLE_NUMBERS = 2**16
+"""Compiled, agents are summed out together while their table stays in the second-level cache, or hardly grows."""
 
 
 class Operator(Protocol):
@@ -33,14 +33,12 @@ class Operator(Protocol):
         inside: the agents whose next states are summed out.
         outside: the agents whose states the result depends on; ``inside`` is among them, and the same where it can be.
         multiplications: fused multiply-adds of one application.
-        working_bytes: memory held besides the functions.
         roundings: how many roundings an entry of the result goes through at most, the tables' own included.
     """
 
     inside: tuple[int, ...]
     outside: tuple[int, ...]
     multiplications: float
-    working_bytes: float
     roundings: int
 
     def apply(self, function: Array) -> Array:
@@ -79,8 +77,7 @@ class Elimination:
                 "leave out agents that have one state only"
             )
         self._order = greedy_order(chain, self.inside)
-        self.multiplications, peak = elimination_cost(chain, self._order)
-        self.working_bytes = 8.0 * peak
+        self.multiplications, _ = elimination_cost(chain, self._order)
         self.roundings = sum(chain.n_states[i] for i in self.inside)
 
     def apply(self, function: Array) -> Array:

@@ -203,12 +203,15 @@ def mean_value(
         reward += reorder(table.reshape(-1), chain.n_states, members, everybody)
     if route == "dense":
         return next(_one_by_one([-1], *_dense_values(chain, mdp.gamma, (reward / chain.n)[None], tolerance)))
-    return _solve(chain, mdp.gamma, route, tolerance, -1, everybody, reward / chain.n)
+    size = sum(chain.reward_sizes) / chain.n
+    return _solve(chain, mdp.gamma, route, tolerance, -1, everybody, reward / chain.n, size)
 
 
 def _each_value(
     chain: ClosedLoop, gamma: float, agents: Sequence[int], route: Route, tolerance: float | None, threads: int
 ) -> Iterator[LocalValue]:
+    if not agents:
+        return
     if route == "dense":
         rewards = chain.reward_functions()[list(agents)]
         yield from _one_by_one(agents, *_dense_values(chain, gamma, rewards, tolerance))
@@ -225,7 +228,8 @@ def _each_value(
         )
 
     def solve(i: int) -> LocalValue:
-        return _solve(chain, gamma, route, tolerance, i, chain.reward_parents[i], chain.rewards[i].reshape(-1))
+        reward, size = chain.rewards[i].reshape(-1), chain.reward_sizes[i]
+        return _solve(chain, gamma, route, tolerance, i, chain.reward_parents[i], reward, size)
 
     with bar:
         for value in in_threads(solve, agents, threads if len(agents) > 1 else 1):
@@ -241,12 +245,12 @@ def _solve(
     agent: int,
     members: Sequence[int],
     reward: Array,
+    size: float,
 ) -> LocalValue:
-    """The value of a reward that depends on the states of ``members``, as a function of all agents' states."""
+    """The value of a reward of a size that depends on the states of ``members``, on all agents' states."""
     sizes, reads = chain.n_states, sorted(set[int]().union(*(chain.ancestors[j] for j in members)))
     kernel = operator(chain, route, reads)
     agents = kernel.inside
-    size = chain.reward_sizes[agent] if agent >= 0 else sum(chain.reward_sizes) / chain.n
     certificate = Certificate(chain, gamma, agents, kernel.roundings)
     largest = max(chain.reward_sizes)
     wanted = _tolerance(certificate, tolerance, size, largest, gamma)

@@ -15,7 +15,14 @@ from typing import Literal
 import numpy as np
 
 from dmpo_theory.closed_loop import ClosedLoop
-from dmpo_theory.elimination import Elimination, Operator, elimination_cost, greedy_order, read_outside
+from dmpo_theory.elimination import (
+    TABLE_NUMBERS,
+    Elimination,
+    Operator,
+    elimination_cost,
+    greedy_order,
+    read_outside,
+)
 from dmpo_theory.errors import GIB, ProblemTooLarge, memory_limit
 from dmpo_theory.mdp import Array
 
@@ -92,12 +99,14 @@ def memory_needed(chain: ClosedLoop, route: str, functions: int, threads: int) -
     size = float(min(chain.size, 2**1000))
     if route == "dense":
         return 8.0 * (3 * size**2 + 4 * functions * size) if size < 1e150 else math.inf
-    # A step's table has a row for each joint state that its agents read, and says for each where the next step starts.
-    rows = sum(math.prod(float(chain.n_states[j]) for j in members) for members in chain.parents)
-    held = 8.0 * (size * (functions + _VECTORS * threads) + (4 + chain.n / 2) * rows)
-    if size > 2**40 or route == "compiled":
+    held = 8.0 * size * (functions + _VECTORS * threads)
+    if size > 2**40:
         return held
-    return held + 8.0 * _cost(chain)[1]
+    if route == "numpy":
+        return held + 8.0 * _cost(chain)[1]
+    # A step's table is made and joined to the others; each of its rows says where all later steps start.
+    numbers = chain.n * TABLE_NUMBERS + 2 * sum(kernel.size for kernel in chain.kernels)
+    return held + 8.0 * numbers * (2 + chain.n / 4)
 
 
 def predicted_seconds(chain: ClosedLoop, route: str, functions: int, sweeps: float = _TYPICAL_SWEEPS) -> float:

@@ -40,13 +40,22 @@ class Solution:
     def _local_values(self) -> Values:
         return local_values(self.mdp, self.policy, method=self.method, tolerance=self.tolerance)
 
+    def residual(self) -> float:
+        """The largest ``max_x |r_i + gamma P V_i - V_i|``."""
+        return float(self._local_values.residual.max()) if self.keep_values else self._by_agent[2]
+
+    def spans(self) -> Array:
+        """Worst errors of extended values over all reference laws, ``[n, n]``."""
+        return span(self.mdp, self.values) if self.keep_values else self._by_agent[0]
+
+    def deviations(self) -> Array:
+        """Errors of the uniform extended values, ``[n, n]``."""
+        return deviation(self.mdp, self.values, uniform_law(self.mdp)) if self.keep_values else self._by_agent[1]
+
     @cached_property
-    def by_agent(self) -> tuple[Array, Array, float]:
-        """Spans and deviations from the uniform extended value, ``[n, n]``, and the largest residual."""
+    def _by_agent(self) -> tuple[Array, Array, float]:
+        """Spans, deviations and the largest residual, from one agent's value at a time."""
         mdp, uniform = self.mdp, uniform_law(self.mdp)
-        if self.keep_values:
-            spans, deviations = span(mdp, self.values), deviation(mdp, self.values, uniform)
-            return spans, deviations, float(self._local_values.residual.max())
         each = each_value(mdp, self.policy, method=self.method, tolerance=self.tolerance)
         found = [
             (agent_span(mdp, v.values, v.agent), agent_deviation(mdp, v.values, v.agent, uniform), v.residual)
@@ -87,11 +96,11 @@ FIELDS: dict[str, Callable[[Solution], Any]] = {
     "values": lambda s: s.values,
     "occupancy_uniform_start": lambda s: s.occupancy.law,
     "gradient": lambda s: s.gradient(),
-    "span": lambda s: s.by_agent[0],
-    "deviation_uniform": lambda s: s.by_agent[1],
+    "span": lambda s: s.spans(),
+    "deviation_uniform": lambda s: s.deviations(),
     "truncated_gradient_thm2_uniform": lambda s: s.truncated_gradients("theorem2"),
     "truncated_gradient_eq9_uniform": lambda s: s.truncated_gradients("eq9"),
-    "residual": lambda s: s.by_agent[2],
+    "residual": lambda s: s.residual(),
 }
 """Everything that can be asked for, by name."""
 _STREAMED = {"occupancy_uniform_start", "span", "deviation_uniform", "residual"}

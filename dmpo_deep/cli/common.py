@@ -6,7 +6,7 @@ import importlib.util
 from collections.abc import Sequence
 
 EXTRAS = {
-    **dict.fromkeys(("torch", "safetensors", "tensorboard", "gymnasium", "pettingzoo"), "deep"),
+    **dict.fromkeys(("torch", "safetensors", "tensorboard", "gymnasium"), "deep"),
     "matplotlib": "plot",
 }
 """Module -> the extra that brings it."""

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from dmpo_deep.envs import Policy
-from dmpo_deep.envs.ring import CARS, DT, HUMAN, LOCAL_HEADWAY, LOCAL_SPEED, SAFE, Ring, equilibrium_speed, idm
+from dmpo_deep.envs.ring import CARS, HUMAN, LOCAL_HEADWAY, LOCAL_SPEED, SAFE, Ring, equilibrium_speed, idm
+from dmpo_deep.envs.traffic import DT
 
 Rule = Callable[[np.ndarray, np.ndarray, np.ndarray], Any]
 """Speed, headway and leader's speed of the learning cars, ``[B, n]`` each, to accelerations ``[B, n]``."""

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from gymnasium.spaces import Box, Discrete
 
-from dmpo_deep.envs.traffic import Traffic
+from dmpo_deep.envs.traffic import DT, Traffic
 from dmpo_deep.envs.validate import require_copies, require_discrete, require_running
 from dmpo_theory import graph
 
-N, HORIZON, DT = 8, 600, 0.1
+N, HORIZON = 8, 600
 TARGET_HEADWAY, TARGET_SPEED, MAX_SPEED, MAX_ACCELERATION = 20.0, 15.0, 30.0, 2.5
 COLLISION_HEADWAY, COLLISION_REWARD = 1.0, -300.0
 STOP_HEADWAY, GO_HEADWAY = 5.0, 35.0

@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from gymnasium.spaces import Box, Discrete
 
-from dmpo_deep.envs.traffic import Traffic
+from dmpo_deep.envs.traffic import DT, Traffic
 from dmpo_deep.envs.validate import require_continuous, require_copies, require_running
 from dmpo_theory import graph
 
 if TYPE_CHECKING:
     from dmpo_deep.envs.sumo import SumoRing
 
-CARS, HORIZON, DT, CAR_LENGTH = 22, 3000, 0.1, 5.0
+CARS, HORIZON, CAR_LENGTH = 22, 3000, 5.0
 SHORTEST, LONGEST = 220, 270
 """Ring lengths in m are drawn from these and the integers between."""
 JUNCTIONS = 0.4

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from dmpo_deep.envs.ring import CAR_LENGTH, CARS, DT, HUMAN, JUNCTIONS, SAFE, TOP_SPEED, Driver, leaders
-from dmpo_deep.envs.traffic import Traffic
+from dmpo_deep.envs.ring import CAR_LENGTH, CARS, HUMAN, JUNCTIONS, SAFE, TOP_SPEED, Driver, leaders
+from dmpo_deep.envs.traffic import DT, Traffic
 
 QUARTERS, LAPS = 4, 150
 SAFE_SPEED_ONLY = 1

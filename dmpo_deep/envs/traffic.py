@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+DT = 0.1
+"""Seconds in a step."""
 EVALUATION_DRAWS = tuple(float(np.random.RandomState(1001 + k).rand()) for k in range(20))
 """The published initial draws on which every level is measured; nothing may be tuned on them."""
 

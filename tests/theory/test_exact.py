@@ -8,12 +8,14 @@ import quantecon
 import threadpoolctl
 
 from dmpo_theory import exact, routes, series
+from dmpo_theory.closed_loop import closed_loop
 from dmpo_theory.errors import ProblemTooLarge
 from dmpo_theory.exact import each_value, local_values, mean_value
 from dmpo_theory.graph import FAMILIES, AgentGraph, named_graph, path, ring, star
 from dmpo_theory.instances import random_mdp, random_policy
 from dmpo_theory.laws import occupancy, stationary
 from dmpo_theory.mdp import LocalPolicy, NetworkedMDP, to_joint
+from dmpo_theory.routes import operator
 from tests.theory import brute_force
 
 ROUTES = ("dense", "compiled", "numpy")
@@ -304,3 +306,24 @@ def test_agents_and_threads_that_are_not_there() -> None:
     many = random_mdp(path(10_000), n_states=3)
     with pytest.raises(ProblemTooLarge, match=r"2\^15849 states \(10000 agents\)"):
         local_values(many, random_policy(many))
+
+
+@pytest.mark.parametrize("graph", [star(14), ring(14), named_graph("barabasi-albert", 14, 0)])
+@pytest.mark.parametrize("radius", [0, 1])
+def test_a_plan_takes_no_more_memory_than_was_foretold(graph: AgentGraph, radius: int) -> None:
+    mdp = random_mdp(graph, radius=radius, rng=0)
+    chain = closed_loop(mdp, random_policy(mdp, radius=radius, rng=1))
+    steps = operator(chain, "compiled")._steps  # type: ignore[attr-defined]
+    vectors = 8.0 * chain.size * (1 + routes._VECTORS)
+    assert sum(array.nbytes for array in steps) <= routes.memory_needed(chain, "compiled", 1, 1) - vectors
+
+
+def test_states_that_nobody_reads_do_not_swell_the_plan() -> None:
+    """Twenty agents that draw their next states anew: each of their states is opened by its own agent's step."""
+    rows = np.full((1, 2), 0.5)
+    mdp = NetworkedMDP(path(20), 0.9, (rows,) * 20, (np.ones((2, 1)),) * 20, ((),) * 20)
+    chain = closed_loop(mdp, LocalPolicy(mdp, (np.ones(1),) * 20, ((),) * 20))
+    kernel = operator(chain, "compiled")
+    assert len(kernel._steps.tables) < 2**16  # type: ignore[attr-defined]
+    function = np.random.default_rng(0).random(chain.size)
+    np.testing.assert_allclose(kernel.apply(function), function.mean(), rtol=1e-12)
