@@ -200,14 +200,28 @@ def _gather(law, here, shifts, shift_at, contexts, table, c, width, target, t0):
 
 
 @_compiled
+def _offsets(table_at):  # type: ignore[no-untyped-def]
+    """``[k, j]``: where step j's table, or the result (j = K), stands once the contexts before step k are fixed."""
+    last = len(table_at)
+    offset = np.empty((last + 1, last + 1), np.int64)
+    offset[0, :last] = table_at
+    offset[0, last] = 0
+    return offset
+
+
+@_compiled
+def _fix(offset, k, shifts, shift):  # type: ignore[no-untyped-def]
+    """Fix a context of step k, whose moves begin at ``shift``."""
+    for j in range(k + 1, offset.shape[1]):
+        offset[k + 1, j] = offset[k, j] + shifts[shift + j - k - 1]
+
+
+@_compiled
 def apply(steps, function, result, work):  # type: ignore[no-untyped-def]
     """``result(s) = sum_{s'} P(s'|s) function(s')``; ``function`` with the first agent summed out slowest."""
     tables, inputs, contexts, slab, shifts, shift_at, work_at, table_at = steps
     last = len(inputs) - 1
-    # offset[k, j]: where step j's table, or the result (j = last + 1), stands once the contexts before step k are set
-    offset = np.empty((last + 2, last + 2), np.int64)
-    offset[0, : last + 1] = table_at
-    offset[0, last + 1] = 0
+    offset = _offsets(table_at)
     context, slab_at = np.zeros(last + 1, np.int64), np.zeros(last + 1, np.int64)
     k = 0
     while k >= 0:
@@ -230,9 +244,7 @@ def apply(steps, function, result, work):  # type: ignore[no-untyped-def]
             else:
                 _mix(work, slab_at[k], work, work_at[k], tables, row, slab[k], several, inputs[k])
         context[k] = y + 1
-        shift = shift_at[k] + y * (last + 1 - k)
-        for j in range(k + 1, last + 2):
-            offset[k + 1, j] = offset[k, j] + shifts[shift + j - k - 1]
+        _fix(offset, k, shifts, shift_at[k] + y * (last + 1 - k))
         slab_at[k + 1] = work_at[k] + (y % 4) * slab[k]
         k += 1
         context[k] = 0
@@ -243,9 +255,7 @@ def reverse(steps, law, function, pushed, by_table, work, adjoint, factors):  # 
     """``pushed(s') = sum_s law(s) P(s'|s)``; with ``factors`` also ``by_table``, d <law, P function> / d tables."""
     tables, inputs, contexts, slab, shifts, shift_at, work_at, table_at = steps
     last = len(inputs) - 1
-    offset = np.empty((last + 2, last + 2), np.int64)
-    offset[0, : last + 1] = table_at
-    offset[0, last + 1] = 0
+    offset = _offsets(table_at)
     context, slab_at = np.zeros(last + 1, np.int64), np.zeros(last + 1, np.int64)
     k = 0
     while k >= 0:
@@ -280,9 +290,7 @@ def reverse(steps, law, function, pushed, by_table, work, adjoint, factors):  # 
             row, several = offset[k, k] + y * inputs[k], min(4, contexts[k] - y)
             _mix(source, slab_at[k], work, work_at[k], tables, row, slab[k], several, inputs[k])
         context[k] = y + 1
-        shift = shift_at[k] + y * (last + 1 - k)
-        for j in range(k + 1, last + 2):
-            offset[k + 1, j] = offset[k, j] + shifts[shift + j - k - 1]
+        _fix(offset, k, shifts, shift_at[k] + y * (last + 1 - k))
         slab_at[k + 1] = work_at[k] + (y % 4) * slab[k]
         k += 1
         context[k] = 0
