@@ -10,15 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dmpo_theory.adversary import (
-    BoundExceeded,
-    Family,
-    Tables,
-    search_theorem1,
-    search_theorem2,
-    theorem1_error,
-    theorem2_error,
-)
+from dmpo_theory.adversary import BoundExceeded, search_theorem1, search_theorem2
 from dmpo_theory.bounds import BOUNDS, Setting
 from dmpo_theory.exact import local_values
 from dmpo_theory.extended import extended_value, point_law
@@ -26,6 +18,7 @@ from dmpo_theory.gradient import state_gradient, truncated_state_gradient
 from dmpo_theory.graph import AgentGraph, path, ring, star
 from dmpo_theory.instance_file import load_instance, save_instance
 from dmpo_theory.sweep import check_instance
+from dmpo_theory.truncation_error import Family, Tables, theorem1_error, theorem2_error
 
 ErrorOf = Callable[[Family, int, int, Tables], tuple[float, Tables]]
 ERRORS = pytest.mark.parametrize("error", [theorem1_error, theorem2_error])
