@@ -14,8 +14,8 @@ import numpy as np
 import torch
 
 from dmpo_deep.buffer import TransitionBuffer
-from dmpo_deep.envs import NetworkedEnv, action_count
-from dmpo_deep.model import LocalModel, ModelEnv
+from dmpo_deep.envs import NetworkedEnv
+from dmpo_deep.model import ModelEnv, local_model
 from dmpo_deep.ppo import Agents
 from dmpo_deep.presets import ModelPreset
 from dmpo_deep.rollout import Collector, rollout
@@ -27,11 +27,8 @@ class DMPO:
     def __init__(self, env: NetworkedEnv, preset: ModelPreset, seed: int) -> None:
         self.preset, self.rng = preset, np.random.default_rng(seed)
         weights = torch.Generator().manual_seed(seed)
-        graph, d = env.graph, env.observation_space.shape[0]
         self.agents = Agents(env, preset, weights)  # 1: actors and critics
-        self.model = LocalModel(  # 1: local models
-            graph, preset.kappa_model, d, action_count(env), preset.hidden_model, preset.lr_model, weights
-        )
+        self.model = local_model(env, preset, weights)  # 1: local models
         self.data = TransitionBuffer(preset.buffer)  # 2: D^E; D^M is the rollout at hand
         self.model_env = ModelEnv(self.model, env, self.data, preset.branches, preset.recent)
         self.collector = Collector(env, self.rng)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -46,7 +47,7 @@ class Episodes:
         measured = ", ".join(f"mean {k} {x.mean():.2f} (sd {x.std(ddof=1):.2f})" for k, x in self.measures.items())
         count = f"{self.collisions} of {len(self.metric)} collided"
         score = "" if self.score is None else f"; normalised score {self.score:.3f}, random {self.random_score:.3f}"
-        return f"{self.mean:.2f} (sd {self.sd:.2f}; {count}; {measured}){score}"
+        return f"{self.mean:.2f} (sd {self.sd:.2f}; {'; '.join(filter(None, (count, measured)))}){score}"
 
 
 def play(
@@ -66,6 +67,8 @@ def play(
     """
     if not 0 <= skip < env.horizon:
         raise ValueError(f"skip = {skip}; give 0 to {env.horizon - 1}, for some step of an episode must be measured")
+    if env.horizon == math.inf:
+        raise ValueError(f"the episodes of {env.task} have no end to be measured at; give horizon=1000")
     obs = env.reset(starts)
     metric, steps = np.zeros(env.batch), np.zeros(env.batch)
     measures = {name: np.zeros(env.batch) for name in env.measures}

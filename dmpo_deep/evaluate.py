@@ -15,7 +15,7 @@ from dmpo_deep import log
 from dmpo_deep.checkpoint import load, restoring
 from dmpo_deep.config import CONFIG, RunConfig, read_config
 from dmpo_deep.controllers import CONTROLLERS, Controller, from_search, normalised_score, random_score
-from dmpo_deep.envs import Policy, action_count, evaluation_env
+from dmpo_deep.envs import Policy, action_counts, evaluation_env, named_task
 from dmpo_deep.episodes import Episodes, play
 from dmpo_deep.nets import Actor, one_thread
 from dmpo_theory.errors import unknown_name
@@ -58,7 +58,7 @@ def load_actor(run: Path) -> tuple[Actor, RunConfig]:
     config = read_config(run)
     env = evaluation_env(config.task, **config.preset.environment)
     radius, d = config.preset.kappa_policy, env.observation_space.shape[0]
-    actor = Actor(env.graph, radius, d, action_count(env), config.preset.hidden, torch.Generator())
+    actor = Actor(env.graph, radius, d, action_counts(env), config.preset.hidden, torch.Generator())
     path = run / log.CHECKPOINT
     state = load(path, config.identity)
     with restoring(path):
@@ -107,8 +107,9 @@ def evaluate(
         task, out = config.task, out or default_out(run)
         policies: dict[str, Policy] = {"sampled": actor, "greedy": actor.greedy}
         results = {name: evaluate_policy(task, p, config.preset.environment) for name, p in policies.items()}
-    elif (task := str(target)) in CONTROLLERS:
-        chosen = chosen_controllers(task, controller)
+    elif (task := str(target)).partition(":")[0] in CONTROLLERS:
+        task, source = named_task(task)
+        chosen, options = chosen_controllers(task, controller), {**source, **(options or {})}
         results = {name: evaluate_controller(task, known, options, skip=skip) for name, known in chosen.items()}
     elif run.is_dir():
         raise FileNotFoundError(f"{run} is no run directory: it has no {CONFIG}")

@@ -39,6 +39,15 @@ def require_finite(kind: str, network: nn.Module) -> None:
         raise FloatingPointError(f"weights of the {kind} are not finite any more for agents {sorted(bad)}")
 
 
+NEVER = -1e9
+"""The logit of what cannot happen: its probability is 0, and unlike with -inf 0 times its logarithm is 0, too."""
+
+
+def beyond(counts: Sequence[int]) -> Tensor:
+    """Which of ``max(counts)`` outputs agent ``i`` with its ``counts[i]`` does not have: ``[n, 1, max(counts)]``."""
+    return torch.arange(max(counts)) >= torch.tensor(counts)[:, None, None]
+
+
 class LocalNets(nn.Module):
     """One multi-layer perceptron per agent on the observations of ``N_i^kappa``, orthogonally initialised.
 
@@ -98,17 +107,27 @@ class Actor(nn.Module):
     """The policies ``pi_i(a_i | s_{N_i^kappa})``, categorical, nearly uniform at the start.
 
     Calling it acts: observations ``[B, n, d]`` and a generator to actions ``[B, n]`` and their log-probabilities.
+    ``actions`` are the agents' numbers of actions, ``[n]``; outputs have room for the largest, ``A``.
     """
 
+    missing: Tensor
+
     def __init__(
-        self, graph: AgentGraph, kappa: float, features: int, actions: int, hidden: Sequence[int], rng: torch.Generator
+        self,
+        graph: AgentGraph,
+        kappa: float,
+        features: int,
+        actions: Sequence[int],
+        hidden: Sequence[int],
+        rng: torch.Generator,
     ) -> None:
         super().__init__()
-        self.net = LocalNets(graph, kappa, features, actions, hidden, rng, gain=0.01)
+        self.net = LocalNets(graph, kappa, features, max(actions), hidden, rng, gain=0.01)
+        self.register_buffer("missing", beyond(actions), persistent=False)
 
     def log_probabilities(self, inputs: Tensor) -> Tensor:
-        """``log pi_i(. | s_{N_i})``, ``[n, N, A]``, at gathered inputs ``[n, N, F]``."""
-        return torch.log_softmax(self.net(inputs), dim=-1)
+        """``log pi_i(. | s_{N_i})``, ``[n, N, A]``, at gathered inputs ``[n, N, F]``; ``NEVER`` where there is none."""
+        return torch.log_softmax(self.net(inputs).masked_fill(self.missing, NEVER), dim=-1)
 
     @torch.no_grad()
     def forward(self, obs: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dmpo_deep.envs import NetworkedEnv, action_count
+from dmpo_deep.envs import NetworkedEnv, action_counts
 from dmpo_deep.nets import Actor, LocalNets, require_finite
 from dmpo_deep.presets import Preset
 from dmpo_deep.rollout import Collector, Trajectory
@@ -98,7 +98,7 @@ class Agents:
         graph, d = env.graph, env.observation_space.shape[0]
         self.preset = preset
         self.mask = torch.from_numpy(graph.mask(preset.kappa_critic))
-        self.actor = Actor(graph, preset.kappa_policy, d, action_count(env), preset.hidden, rng)
+        self.actor = Actor(graph, preset.kappa_policy, d, action_counts(env), preset.hidden, rng)
         self.critic = LocalNets(graph, preset.kappa_critic, d, 1, preset.hidden, rng)
         self.actor_optimizer = torch.optim.Adam(self.actor.parameters(), lr=preset.lr_actor)
         self.critic_optimizer = torch.optim.Adam(self.critic.parameters(), lr=preset.lr_critic)

@@ -180,7 +180,29 @@ _CACC: Mapping[str, Any] = {"environment": {"collision_scale": 0.2}}
 _DMPO = {"tuned": ModelPreset(**_CACC), "paper": ModelPreset(**_PAPER, **_PAPER_MODEL)}
 _DPPO = {"tuned": Preset(**_CACC, lr_actor=2e-3, updates=10, minibatches=4), "paper": Preset(**_PAPER)}
 
+# Small networked MDPs, gamma 0.9: short rollouts of many copies.
+_TABULAR: Mapping[str, Any] = {
+    "copies": 16,
+    "rollout_steps": 25,
+    "gamma": 0.9,
+    "reward_scale": 1.0,
+    "hidden": (32, 32),
+    "lr_actor": 3e-3,
+    "lr_critic": 3e-3,
+    "minibatches": 4,
+}
+_TABULAR_MODEL: Mapping[str, Any] = {
+    "warmup_steps": 50,
+    "hidden_model": (32, 32),
+    "lr_model": 3e-3,
+    "branches": 400,
+    "model_horizon": 10,
+    "recent": 2000,
+}
+
 PRESETS: Mapping[tuple[str, str], Mapping[str, Preset]] = {
+    ("tabular", "dmpo"): {"tuned": ModelPreset(**_TABULAR, **_TABULAR_MODEL)},
+    ("tabular", "dppo"): {"tuned": Preset(**_TABULAR)},
     **{(task, "dmpo"): _DMPO for task in ("catchup", "slowdown")},
     **{(task, "dppo"): _DPPO for task in ("catchup", "slowdown")},
 }

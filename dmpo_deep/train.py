@@ -19,7 +19,7 @@ from tqdm import tqdm
 from dmpo_deep import DEFAULT_PRESET, EVAL_EVERY, checkpoint, log
 from dmpo_deep.config import RunConfig, read_config
 from dmpo_deep.dmpo import DMPO
-from dmpo_deep.envs import ENVIRONMENTS, action_count, make_env
+from dmpo_deep.envs import action_counts, make_env, named_task
 from dmpo_deep.evaluate import evaluate_policy
 from dmpo_deep.nets import one_thread
 from dmpo_deep.ppo import DPPO, Agents
@@ -85,7 +85,7 @@ def train(
     checkpoint, the second one stops at once.
 
     Args:
-        task: the task's id.
+        task: the task's id, or ``TASK:SOURCE``.
         algo: the algorithm, see :data:`ALGORITHMS`.
         seed: of everything random in training; at least 0.
         steps: environment steps in all.
@@ -108,10 +108,11 @@ def train(
         FileNotFoundError: ``resume`` is set and ``out`` has no checkpoint.
         KeyboardInterrupt: after Ctrl-C; the checkpoint is written and the message says how to continue.
     """
-    for kind, name, known in (("task", task, ENVIRONMENTS), ("algorithm", algo, ALGORITHMS)):
-        if name not in known:
-            raise unknown_name(kind, name, known)
-    action_count(make_env(task, 1))
+    task, source = named_task(task)
+    action_counts(make_env(task, 1, **source))
+    overrides = [*(f"environment.{option}={value}" for option, value in source.items()), *overrides]
+    if algo not in ALGORITHMS:
+        raise unknown_name("algorithm", algo, ALGORITHMS)
     for name, number, least in (("seed", seed, 0), ("steps", steps, 1), ("eval_every", eval_every, 1)):
         if not least <= number < 2**63:
             raise ValueError(f"{name} = {number}; it must be at least {least} and below 2^63")

@@ -101,7 +101,7 @@ def train(
     """Train an algorithm on a task. Ctrl-C stops after the epoch; --resume goes on, bit for bit.
 
     Args:
-        task: catchup or slowdown.
+        task: catchup, slowdown, or tabular:FILE for the MDP in an instance file.
         algo: dmpo or dppo.
         seed: of everything random in training.
         steps: environment steps in all, warm-up included; one step of one copy of the environment counts as one.
@@ -119,7 +119,7 @@ def train(
         algo,
         seed,
         steps,
-        out or Path("runs") / f"{task}-{algo}-s{seed}",
+        out or Path("runs") / f"{'-'.join(Path(part).stem for part in task.split(':'))}-{algo}-s{seed}",
         preset=preset,
         overrides=[pair for given in set for pair in given],
         resume=resume,

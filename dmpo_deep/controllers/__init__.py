@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dmpo_deep.controllers import cacc, ring
+from dmpo_deep.controllers import cacc, ring, tabular
 from dmpo_deep.envs import ENVIRONMENTS, Policy
 
 DATA = Path(__file__).parent / "data"
@@ -44,6 +44,7 @@ FAMILIES: Mapping[str, Mapping[str, Family]] = {
     "catchup": _PLATOON,
     "slowdown": _PLATOON,
     "ring": {"linear": Family(ring.linear, (1, 4))},
+    "tabular": {},
 }
 """Task id -> families that can be searched, by name."""
 
@@ -106,6 +107,10 @@ CONTROLLERS: Mapping[str, Mapping[str, Controller]] = {
             "FollowerStopper, 0.98 v_eq", partial(ring.follower_stopper, share=0.98), "speeds, gap, length"
         ),
         "pi": Controller("PI with saturation", ring.pi_saturation, "speeds, gap, own past"),
+    },
+    "tabular": {
+        "random": Controller("uniform random", tabular.uniform, "nothing"),
+        "given": Controller("the policy with the MDP", tabular.given, "its parents' states"),
     },
 }
 """Task id -> reference controllers by name."""

@@ -9,14 +9,16 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from types import UnionType
 from typing import Any, NamedTuple, Protocol, get_args
 
 import numpy as np
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import Box, Discrete, MultiDiscrete
 
 from dmpo_deep.envs.cacc import Platoon, catchup_start, slowdown_start
 from dmpo_deep.envs.ring import Ring
+from dmpo_deep.envs.tabular import Tabular
 from dmpo_deep.envs.traffic import EVALUATION_DRAWS
 from dmpo_theory.errors import unknown_name
 from dmpo_theory.graph import AgentGraph
@@ -55,11 +57,15 @@ class NetworkedEnv(RolloutEnv, Protocol):
     task: str
     graph: AgentGraph
     batch: int
-    action_space: Discrete | Box
-    """Of one agent: ``Discrete`` for actions ``[B, n]``, ``Box`` of shape ``(k,)`` for actions ``[B, n, k]``."""
+    action_space: Discrete | MultiDiscrete | Box
+    """Of one agent: ``Discrete`` for actions ``[B, n]``, ``Box`` of shape ``(k,)`` for actions ``[B, n, k]``. Where
+    agents have different numbers of actions, ``MultiDiscrete`` of those ``n`` numbers for actions ``[B, n]``."""
     observation_space: Box
     """Of one agent, shape ``(d,)``."""
+    n_states: tuple[int, ...] | None
+    """``S_i`` of agents with finitely many states, whose observations are their one-hot codes; None for all others."""
     horizon: int
+    """Steps of the longest episode."""
     warmup_steps: int
     """Steps that every reset spends before the agents act; they count as environment steps."""
     measures: Sequence[str]
@@ -89,12 +95,15 @@ class Task(NamedTuple):
     title: str
     needs: str
     """What to install beside the extra ``deep``."""
+    source: str = ""
+    """The option that ``SOURCE`` is in a task given as ``TASK:SOURCE``; none by default."""
 
 
 ENVIRONMENTS: Mapping[str, Task] = {
     "catchup": Task(partial(Platoon, "catchup", catchup_start), "CACC: a platoon closes a gap", "-"),
     "slowdown": Task(partial(Platoon, "slowdown", slowdown_start), "CACC: a platoon brakes from high speed", "-"),
     "ring": Task(Ring, "ring attenuation: cars on a circle", "backend=sumo: the extra sumo"),
+    "tabular": Task(Tabular, "any networked MDP: tabular:FILE, tabular:FAMILY", "-", source="mdp"),
 }
 """Tasks by id."""
 
@@ -133,21 +142,47 @@ def make_env(task: str, batch: int, **options: Any) -> NetworkedEnv:
     return factory(batch, **options)
 
 
+def named_task(name: str) -> tuple[str, dict[str, Any]]:
+    """Split ``TASK:SOURCE`` into the task's id and the option that ``SOURCE`` stands for; ``TASK`` has none.
+
+    A source that is a file becomes its full path, so that what is recorded holds in every folder.
+
+    Raises:
+        ValueError: a task that does not exist, or one that takes no source.
+
+    Example:
+        >>> named_task("tabular:ring"), named_task("catchup")
+        (('tabular', {'mdp': 'ring'}), ('catchup', {}))
+    """
+    task, colon, source = name.partition(":")
+    if task not in ENVIRONMENTS:
+        raise unknown_name("task", task, ENVIRONMENTS)
+    if not colon:
+        return task, {}
+    option = ENVIRONMENTS[task].source
+    if not option or not source:
+        takes = [f"{known}:{t.source.upper()}" for known, t in ENVIRONMENTS.items() if t.source]
+        raise ValueError(f"{name!r}: give {task}{':SOURCE' if option else ''} (tasks with one: {', '.join(takes)})")
+    return task, {option: str(Path(source).resolve()) if Path(source).is_file() else source}
+
+
 def evaluation_env(task: str, **options: Any) -> NetworkedEnv:
     """The task on its published evaluation draws, one copy for each."""
     return make_env(task, len(EVALUATION_DRAWS), draws=EVALUATION_DRAWS, **options)
 
 
-def action_count(env: NetworkedEnv) -> int:
-    """Number of discrete actions of each agent.
+def action_counts(env: NetworkedEnv) -> tuple[int, ...]:
+    """Number of discrete actions of each agent, ``[n]``.
 
     Raises:
         ValueError: the task's actions are continuous.
     """
-    if not isinstance(env.action_space, Discrete):
-        raise ValueError(
-            f"{env.task} has continuous actions, {env.action_space}, and the policies that are learned here are "
-            "discrete so far; train another task, or run this one's reference controllers: "
-            f"dmpo evaluate {env.task}"
-        )
-    return int(env.action_space.n)
+    if isinstance(env.action_space, Discrete):
+        return (int(env.action_space.n),) * env.graph.n
+    if isinstance(env.action_space, MultiDiscrete):
+        return tuple(env.action_space.nvec.tolist())
+    raise ValueError(
+        f"{env.task} has continuous actions, {env.action_space}, and the policies that are learned here are "
+        "discrete so far; train another task, or run this one's reference controllers: "
+        f"dmpo evaluate {env.task}"
+    )

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import Box, Discrete, MultiDiscrete
 
 from dmpo_deep.envs.traffic import DT, Traffic
 from dmpo_deep.envs.validate import require_copies, require_discrete, require_running
@@ -98,7 +98,8 @@ class Platoon:
         draws: initial draws in [0, 1), one per copy and the same at every reset; from the generator by default.
     """
 
-    action_space: Discrete | Box = Discrete(len(GAINS))
+    action_space: Discrete | MultiDiscrete | Box = Discrete(len(GAINS))
+    n_states: tuple[int, ...] | None = None
     horizon = HORIZON
     warmup_steps = 0
     measures: Sequence[str] = ("speed", "headway")

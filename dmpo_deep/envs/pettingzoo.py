@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import Box, Discrete, MultiDiscrete
 from pettingzoo import ParallelEnv
 
-from dmpo_deep.envs import make_env
+from dmpo_deep.envs import NetworkedEnv, make_env
 
 
 class ParallelTask(ParallelEnv):  # type: ignore[misc]
@@ -37,7 +37,7 @@ class ParallelTask(ParallelEnv):  # type: ignore[misc]
         self.render_mode = None
         self.possible_agents = [f"agent_{i}" for i in range(self.graph.n)]
         self.agents: list[str] = []
-        self.action_spaces = {agent: copy.deepcopy(self.env.action_space) for agent in self.possible_agents}
+        self.action_spaces = dict(zip(self.possible_agents, _each_agents(self.env), strict=True))
         self.observation_spaces = {agent: copy.deepcopy(self.env.observation_space) for agent in self.possible_agents}
         self._rng = np.random.default_rng()
 
@@ -94,3 +94,10 @@ class ParallelTask(ParallelEnv):  # type: ignore[misc]
 
     def close(self) -> None:
         """Nothing is open."""
+
+
+def _each_agents(env: NetworkedEnv) -> list[Discrete | Box]:
+    """The action space of each agent, every one an object of its own."""
+    if isinstance(env.action_space, MultiDiscrete):
+        return [Discrete(count) for count in env.action_space.nvec.tolist()]
+    return [copy.deepcopy(env.action_space) for _ in range(env.graph.n)]

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import Box, Discrete, MultiDiscrete
 
 from dmpo_deep.envs.traffic import DT, Traffic
 from dmpo_deep.envs.validate import require_continuous, require_copies, require_running
@@ -112,6 +112,7 @@ class Ring:
     """
 
     task = "ring"
+    n_states: tuple[int, ...] | None = None
     horizon = HORIZON
     measures: Sequence[str] = ("speed", "speed_sd", "headway", "headway_sd")
 
@@ -165,7 +166,7 @@ class Ring:
         """Largest acceleration of a learning car in m/s^2."""
         self._clips, self._local = beyond_limit == "clip", observation == "local"
         largest = np.inf if self._clips else limit
-        self.action_space: Discrete | Box = Box(-largest, largest, (1,), np.float64)
+        self.action_space: Discrete | MultiDiscrete | Box = Box(-largest, largest, (1,), np.float64)
         highest = [np.inf] * 3 if self._local else [1.0, 1.0]
         self.observation_space: Box = Box(np.zeros(len(highest), np.float32), np.array(highest, np.float32))
         self._order = np.argsort(sorted(range(n), key=str)) if actions == "original" else None

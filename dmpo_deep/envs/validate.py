@@ -33,15 +33,14 @@ def require_running(ended: np.ndarray) -> None:
         )
 
 
-def require_discrete(action: np.ndarray, shape: tuple[int, ...], count: int) -> None:
-    """Refuse actions other than integers 0 .. ``count`` - 1 of shape ``[B, n]``."""
+def require_discrete(action: np.ndarray, shape: tuple[int, ...], count: int | np.ndarray) -> None:
+    """Refuse actions other than integers 0 .. ``count`` - 1 of shape ``[B, n]``, ``count`` being of all or ``[n]``."""
     _require_shape(action, shape)
+    most = f"{np.max(count) - 1}" if np.ndim(count) == 0 else "one less than the agent's number of actions"
     if action.dtype.kind not in "iu":
-        raise ValueError(
-            f"actions of type {action.dtype}; give integers from 0 to {count - 1}, the indices of the actions"
-        )
-    if np.minimum.reduce(action, axis=None) < 0 or np.maximum.reduce(action, axis=None) >= count:
-        _refuse(action, (action < 0) | (action >= count), f"give integers from 0 to {count - 1}")
+        raise ValueError(f"actions of type {action.dtype}; give integers from 0 to {most}, the indices of the actions")
+    if np.minimum.reduce(action, axis=None) < 0 or (action >= count).any():
+        _refuse(action, (action < 0) | (action >= count), f"give integers from 0 to {most}")
 
 
 def require_continuous(action: np.ndarray, shape: tuple[int, ...], limit: float, remedy: str) -> None:

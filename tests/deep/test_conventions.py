@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -11,11 +12,12 @@ import pytest
 
 pytest.importorskip("gymnasium")
 
-from gymnasium.spaces import Discrete
+from gymnasium.spaces import Box
 
 from dmpo_deep.controllers import CONTROLLERS
-from dmpo_deep.envs import ENVIRONMENTS, make_env
+from dmpo_deep.envs import ENVIRONMENTS, action_counts, make_env
 
+UNEQUAL = str(Path(__file__).parents[1] / "data" / "unequal.instance.json")
 VARIANTS = [
     ("catchup", {}),
     ("catchup", {"collision": "freeze"}),
@@ -23,6 +25,8 @@ VARIANTS = [
     ("ring", {}),
     ("ring", {"observation": "local", "start": "bunched"}),
     ("ring", {"humans": 19, "warmup": 40}),
+    ("tabular", {}),
+    ("tabular", {"mdp": UNEQUAL, "horizon": 50}),
 ]
 NAMES = [" ".join([task, *(f"{k}={v}" for k, v in options.items())]) for task, options in VARIANTS]
 every_task = pytest.mark.parametrize(("task", "options"), VARIANTS, ids=NAMES)
@@ -30,8 +34,8 @@ every_task = pytest.mark.parametrize(("task", "options"), VARIANTS, ids=NAMES)
 
 def random_actions(env, rng):
     shape = (env.batch, env.graph.n)
-    if isinstance(env.action_space, Discrete):
-        return rng.integers(env.action_space.n, size=shape)
+    if not isinstance(env.action_space, Box):
+        return rng.integers(action_counts(env), size=shape)
     return rng.uniform(-1, 1, (*shape, *env.action_space.shape))
 
 
@@ -87,8 +91,12 @@ def test_observations_lie_in_their_space_and_rewards_are_finite(task, options):
         obs, reward, terminated, truncated, info = env.step(random_actions(env, rng))
         assert np.isfinite(reward).all()
         assert all(info[name].shape == (3,) for name in ("metric", "step", "collided", *env.measures))
-        ended = terminated | truncated
-        obs = env.reset(rng, ended) if ended.any() else obs
+        if (ended := terminated | truncated).any():
+            given = [obs, reward, terminated, truncated, *info.values()]
+            kept = [array.copy() for array in given]
+            following = env.reset(rng, ended)
+            assert all(map(np.array_equal, given, kept)), "a reset changed what a step had given"
+            obs = following
 
 
 TRACE = """

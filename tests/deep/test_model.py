@@ -10,10 +10,11 @@ import torch
 from dmpo_deep.buffer import TransitionBuffer
 from dmpo_deep.controllers.cacc import uniform
 from dmpo_deep.envs import make_env
-from dmpo_deep.model import LocalModel, ModelEnv
+from dmpo_deep.model import GaussianModel, ModelEnv
 from dmpo_deep.rollout import Collector, Trajectory, rollout
 from dmpo_theory.graph import ring
 
+RNG = np.random.default_rng(0)
 N, D, ACTIONS = 5, 2, 3
 
 
@@ -35,7 +36,7 @@ def linear_data(rng, steps=40, copies=50):
 
 
 def fitted(trajectory, graph, steps=600):
-    model = LocalModel(graph, 1, D, ACTIONS, (32,), 3e-3, torch.Generator().manual_seed(0))
+    model = GaussianModel(graph, 1, D, ACTIONS, (32,), 3e-3, torch.Generator().manual_seed(0))
     data = TransitionBuffer(10_000)
     data.add(trajectory)
     model.fit(data, steps, 128, np.random.default_rng(1))
@@ -50,7 +51,7 @@ def test_model_learns_a_linear_system_and_keeps_to_it_for_25_steps():
     error = model.open_loop_error(fresh, 25)
     assert error < 0.1 * fresh.obs[25:].std()
     flat = (fresh.obs.reshape(-1, N, D), fresh.action.reshape(-1, N))
-    reward = model.predict(*flat)[1]
+    reward = model.predict(*flat, RNG)[1]
     assert np.abs(reward - fresh.reward.reshape(-1, N)).mean() < 0.15
 
 
@@ -58,7 +59,7 @@ def test_predictions_stay_within_the_data():
     graph, trajectory = linear_data(np.random.default_rng(0))
     model = fitted(trajectory, graph, steps=20)
     far = np.full((1, N, D), 1e3, dtype=np.float32)
-    obs, reward = model.predict(far, np.zeros((1, N), dtype=np.int64))
+    obs, reward = model.predict(far, np.zeros((1, N), dtype=np.int64), RNG)
     assert (obs <= np.maximum(trajectory.obs, trajectory.next_obs).max(axis=(0, 1)) + 1e-5).all()
     assert (np.abs(reward) <= np.abs(trajectory.reward).max(axis=(0, 1)) + 1e-5).all()
 
@@ -80,7 +81,7 @@ def test_charges_at_the_end_are_no_rewards_to_learn():
     trajectory.reward[::7] = -1e4
     model = fitted(trajectory, graph, steps=300)
     _, fresh = linear_data(np.random.default_rng(1))
-    reward = model.predict(fresh.obs.reshape(-1, N, D), fresh.action.reshape(-1, N))[1]
+    reward = model.predict(fresh.obs.reshape(-1, N, D), fresh.action.reshape(-1, N), RNG)[1]
     assert np.abs(reward - fresh.reward.reshape(-1, N)).mean() < 0.5
 
 
@@ -90,7 +91,7 @@ class Oracle:
     def __init__(self, env):
         self.env = env
 
-    def predict(self, obs, action):
+    def predict(self, obs, action, rng):
         np.testing.assert_array_equal(obs, self.env.observe())
         next_obs, reward, *_ = self.env.step(action)
         return next_obs, reward
@@ -135,7 +136,7 @@ def test_branches_are_recent_real_states_and_only_marked_copies_restart():
     assert set(step) <= set(data["step"][-40:])
     stored = {row.tobytes() for row in data["obs"][-40:]}
     assert {row.tobytes() for row in obs} <= stored
-    model = LocalModel(real.graph, 1, 5, 4, (8,), 1e-3, torch.Generator().manual_seed(0))
+    model = GaussianModel(real.graph, 1, 5, 4, (8,), 1e-3, torch.Generator().manual_seed(0))
     model.fit(data, 1, 16, rng)
     env = ModelEnv(model, real, data, 6, recent=40)
     before = env.reset(rng)
@@ -181,6 +182,6 @@ def test_data_without_a_reward_are_named():
     ended = np.ones((1, 1), dtype=bool)
     zeros = np.zeros((1, 1, 8), dtype=np.float32)
     data.add(Trajectory(obs[None], zeros.astype(int), zeros, zeros, obs[None], ended, ~ended, step, zeros[..., 0]))
-    model = LocalModel(env.graph, 1, 5, 4, (8,), 1e-3, torch.Generator().manual_seed(0))
+    model = GaussianModel(env.graph, 1, 5, 4, (8,), 1e-3, torch.Generator().manual_seed(0))
     with pytest.raises(ValueError, match="all 1 real transitions end the task"):
         model.fit(data, 1, 4, np.random.default_rng(0))

@@ -9,11 +9,12 @@ pytest.importorskip("torch")
 
 import torch
 
-from dmpo_deep.model import LocalModel
+from dmpo_deep.model import CategoricalModel, GaussianModel
 from dmpo_deep.nets import Actor, LocalNets
 from dmpo_theory.graph import erdos_renyi, path, ring, star
 
 D, ACTIONS, SAMPLES = 3, 4, 5
+RNG = np.random.default_rng(0)
 GRAPHS = {
     "ring": ring(7),
     "star": star(6),
@@ -27,7 +28,7 @@ def generator(seed=0):
 
 
 def policy_output(graph, kappa):
-    actor = Actor(graph, kappa, D, ACTIONS, (16, 16), generator())
+    actor = Actor(graph, kappa, D, (ACTIONS,) * graph.n, (16, 16), generator())
     return lambda obs: actor.log_probabilities(actor.net.gather(torch.from_numpy(obs))).detach().numpy().swapaxes(0, 1)
 
 
@@ -37,14 +38,20 @@ def critic_output(graph, kappa):
 
 
 def model_output(graph, kappa):
-    model = LocalModel(graph, kappa, D, ACTIONS, (16, 16), 1e-3, generator())
+    model = GaussianModel(graph, kappa, D, ACTIONS, (16, 16), 1e-3, generator())
     action = np.random.default_rng(9).integers(ACTIONS, size=(SAMPLES, graph.n))
-    return lambda obs: np.concatenate([x.reshape(SAMPLES, graph.n, -1) for x in model.predict(obs, action)], axis=-1)
+    return lambda obs: np.concatenate([x.reshape(*action.shape, -1) for x in model.predict(obs, action, RNG)], axis=-1)
+
+
+def categorical_output(graph, kappa):
+    model = CategoricalModel(graph, kappa, D, ACTIONS, (16, 16), 1e-3, generator(), [2 + i % 2 for i in range(graph.n)])
+    action = np.random.default_rng(9).integers(ACTIONS, size=(SAMPLES, graph.n))
+    return lambda obs: np.concatenate([x.reshape(SAMPLES, graph.n, -1) for x in model.outcome(obs, action)], axis=-1)
 
 
 @pytest.mark.parametrize("kappa", [0, 1, 2, 3, math.inf])
 @pytest.mark.parametrize("graph", GRAPHS.values(), ids=GRAPHS.keys())
-@pytest.mark.parametrize("output", [policy_output, critic_output, model_output])
+@pytest.mark.parametrize("output", [policy_output, critic_output, model_output, categorical_output])
 def test_output_depends_on_the_neighbourhood_and_on_nothing_else(output, graph, kappa):
     function = output(graph, kappa)
     rng = np.random.default_rng(1)
@@ -61,12 +68,12 @@ def test_output_depends_on_the_neighbourhood_and_on_nothing_else(output, graph, 
 
 def test_a_model_hears_its_own_action_only():
     graph = GRAPHS["ring"]
-    model = LocalModel(graph, 2, D, ACTIONS, (16,), 1e-3, generator())
+    model = GaussianModel(graph, 2, D, ACTIONS, (16,), 1e-3, generator())
     obs = np.ones((SAMPLES, graph.n, D), dtype=np.float32)
     action = np.zeros((SAMPLES, graph.n), dtype=np.int64)
     other = action.copy()
     other[:, 3] = 2
-    changed = (model.predict(obs, action)[0] != model.predict(obs, other)[0]).any(axis=(0, 2))
+    changed = (model.predict(obs, action, RNG)[0] != model.predict(obs, other, RNG)[0]).any(axis=(0, 2))
     assert changed.tolist() == [i == 3 for i in range(graph.n)]
 
 
@@ -95,7 +102,7 @@ def test_stacked_networks_equal_separate_ones():
 
 
 def test_actor_samples_its_own_distribution():
-    actor = Actor(ring(3), 1, D, ACTIONS, (8,), generator())
+    actor = Actor(ring(3), 1, D, (ACTIONS,) * 3, (8,), generator())
     with torch.no_grad():
         actor.net.bias[-1][:] = torch.tensor([0.0, 1.0, 2.0, -1.0])
     obs = np.zeros((20_000, 3, D), dtype=np.float32)
@@ -108,7 +115,7 @@ def test_actor_samples_its_own_distribution():
 
 
 def test_untrained_policies_are_nearly_uniform():
-    actor = Actor(ring(5), 1, D, ACTIONS, (64, 64), generator())
+    actor = Actor(ring(5), 1, D, (ACTIONS,) * 5, (64, 64), generator())
     obs = np.random.default_rng(0).normal(size=(100, 5, D)).astype(np.float32)
     probability = np.exp(actor(obs, np.random.default_rng(0))[1])
     assert np.abs(probability - 1 / ACTIONS).max() < 0.02
