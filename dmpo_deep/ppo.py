@@ -110,6 +110,16 @@ class Agents:
             value: Tensor = self.critic(self.critic.gather(obs))
         return value.view(obs.shape[2], *obs.shape[:2]).permute(1, 2, 0)
 
+    def estimates(self, data: Trajectory) -> tuple[Tensor, Tensor]:
+        """Eqs. 7 and 9: value targets and neighbourhood advantages of every sample, ``[T, B, n]`` each, detached."""
+        preset = self.preset
+        ends = torch.from_numpy(data.terminated), torch.from_numpy(data.truncated)
+        reward = torch.from_numpy(data.reward) * preset.reward_scale
+        value, next_value = self.values(torch.from_numpy(data.obs)), self.values(torch.from_numpy(data.next_obs))
+        target = lambda_return(reward, next_value, *ends, preset.gamma, lam=1.0)
+        residual = lambda_return(reward, next_value, *ends, preset.gamma, preset.lam) - value
+        return target, neighborhood_advantage(residual, self.mask)
+
     def update(self, data: Trajectory, rng: np.random.Generator) -> dict[str, float]:
         """Lines 12-13: gradient steps on one batch of the current policy's data; what is worth logging.
 
@@ -125,16 +135,11 @@ class Agents:
             FloatingPointError: a weight is not finite any more.
         """
         preset = self.preset
-        obs, next_obs = torch.from_numpy(data.obs), torch.from_numpy(data.next_obs)
-        ends = torch.from_numpy(data.terminated), torch.from_numpy(data.truncated)
-        reward, next_value = torch.from_numpy(data.reward) * preset.reward_scale, self.values(next_obs)
-        target = lambda_return(reward, next_value, *ends, preset.gamma, lam=1.0)
-        residual = lambda_return(reward, next_value, *ends, preset.gamma, preset.lam) - self.values(obs)
-        advantage = _agents_first(neighborhood_advantage(residual, self.mask))
+        target, advantage = map(_agents_first, self.estimates(data))
         if preset.normalize_advantage:
             advantage = normalized(advantage)
-        target, old = _agents_first(target), _agents_first(torch.from_numpy(data.log_prob))
-        action = _agents_first(torch.from_numpy(data.action))[..., None]
+        old, action = _agents_first(torch.from_numpy(data.log_prob)), _agents_first(torch.from_numpy(data.action))
+        obs, action = torch.from_numpy(data.obs), action[..., None]
         heard_actor, heard_critic = self.actor.net.gather(obs), self.critic.gather(obs)
 
         rows, left_out = [], []
