@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from dmpo_theory.errors import require_memory
-from dmpo_theory.graph import AgentGraph
+from dmpo_theory.graph import AgentGraph, ring
 from dmpo_theory.mdp import Array, LocalPolicy, NetworkedMDP
 
 
@@ -74,6 +74,29 @@ def random_policy(
         for i in range(mdp.n)
     )
     return LocalPolicy(mdp, table, parents)
+
+
+def noisy_relay(n: int, *, noise: float = 0.05, gamma: float = 0.9) -> tuple[NetworkedMDP, LocalPolicy]:
+    """A ring on which bits travel one agent a step: what is far away matters later, and hardly less.
+
+    With action 0 an agent takes over the bit of the one before it, with action 1 it keeps its own, either with an error
+    of probability ``noise``. Its reward is 1 or -1 by its bit, less 0.2 for keeping it. The policy takes over 9 of 10
+    ones and 7 of 10 zeros.
+    """
+    if not 0 <= noise <= 0.5:
+        raise ValueError(f"noise = {noise!r} is outside [0, 0.5]; 0 never errs, 0.5 forgets everything")
+    graph = ring(n)
+    transition, acts = [], []
+    for i in range(n):
+        members = graph.neighbors(i)
+        bit = np.indices((2,) * len(members))
+        before, own = bit[members.index((i - 1) % n)], bit[members.index(i)]
+        one = np.stack([np.where(source == 1, 1 - noise, noise) for source in (before, own)], axis=-1)
+        transition.append(np.stack([1 - one, one], axis=-1))
+        passes = np.where(before == 1, 0.9, 0.7)
+        acts.append(np.stack([passes, 1 - passes], axis=-1))
+    mdp = NetworkedMDP(graph, gamma, tuple(transition), (np.array([[-1.0, -1.2], [1.0, 0.8]]),) * n)
+    return mdp, LocalPolicy(mdp, tuple(acts))
 
 
 def _each(number: int | Sequence[int], n: int, name: str) -> tuple[int, ...]:

@@ -9,6 +9,7 @@ from typing import Any
 import tyro
 from tyro.conf import FlagCreatePairsOff
 
+from dmpo_deep.cli.check import check
 from dmpo_deep.cli.common import Unexpected
 from dmpo_deep.cli.learner import envs, evaluate, plot, search, train
 from dmpo_deep.cli.theory import audit, bounds, kappa, solve
@@ -31,6 +32,10 @@ The learner:
   dmpo evaluate runs/dmpo-s0
   dmpo plot runs/dmpo-s0 runs/dppo-s0 --out runs/figures
 
+The learner against exact truth:
+  dmpo check FILE --out runs/check        models, critics, gradients and model rollouts of one MDP
+  dmpo check --bug own-reward             a deliberate mistake, and which check finds it
+
 `dmpo COMMAND --help` explains each."""
 
 COMMANDS: dict[str, Callable[..., Any]] = {
@@ -43,6 +48,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "train": train,
     "evaluate": evaluate,
     "plot": plot,
+    "check": check,
 }
 
 

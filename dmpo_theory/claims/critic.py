@@ -7,6 +7,7 @@ from fractions import Fraction
 
 import numpy as np
 
+from dmpo_theory.bootstrap import settled_critic, step_targets
 from dmpo_theory.claims.record import FAILS, HOLDS, Case, Claim, Finding, Scope, Tally, decided_by
 from dmpo_theory.extended import ReferenceLaw, extended_value, uniform_law
 from dmpo_theory.mdp import Array
@@ -23,10 +24,9 @@ def printed_target(scope: Scope) -> Finding:
     """
     tally = Tally()
     for case in scope.cases:
-        rewards, matrix = case.chain.reward_functions(), case.chain.matrix
-        for steps in STEPS:
-            gain, far = _discounted(case, rewards, matrix, steps)
-            value, sweeps = np.zeros_like(rewards), 60
+        for steps, (gain, far) in _targets(case):
+            far = far / case.mdp.gamma**steps  # as printed
+            value, sweeps = np.zeros_like(gain), 60
             for _ in range(sweeps):
                 step = gain + value @ far.T - value
                 value = value + step
@@ -39,14 +39,12 @@ def bootstrapped(scope: Scope, against: str) -> Finding:
     """The fixed point of the corrected target with truncated critics, against ``V_i`` or its extension."""
     tally = Tally()
     for case in scope.cases:
-        rewards, matrix = case.chain.reward_functions(), case.chain.matrix
         law: ReferenceLaw = uniform_law(case.mdp)
-        for steps in STEPS:
-            gain, far = _discounted(case, rewards, matrix, steps)
+        for steps, (gain, far) in _targets(case):
             for kappa in scope.kappas(case):
                 for i in range(case.mdp.n):
                     seen = case.mdp.graph.neighbors(i, kappa)
-                    critic = _fixed_point(case, gain[i], case.mdp.gamma**steps * far, seen, law)
+                    critic = settled_critic(case.mdp, gain[i], far, seen, law)
                     delay = case.setting.first_effect(case.setting.outside_distance(i, seen))
                     if against == "value":
                         error = np.abs(critic - case.values[i]).max()
@@ -68,21 +66,10 @@ def printed_return(scope: Scope) -> Finding:
     return decided_by(tally)
 
 
-def _discounted(case: Case, rewards: Array, matrix: Array, steps: int) -> tuple[Array, Array]:
-    """``sum_{l<T} gamma^l P^l r_i``, ``[n, X]``, and ``P^T``."""
-    gain, term = np.zeros_like(rewards), rewards
-    for _ in range(steps):
-        gain = gain + term
-        term = case.mdp.gamma * term @ matrix.T
-    far: Array = np.linalg.matrix_power(matrix, steps)
-    return gain, far
-
-
-def _fixed_point(case: Case, gain: Array, far: Array, seen: tuple[int, ...], law: ReferenceLaw) -> Array:
-    """Solve ``V = Pi (gain + far V)``, with Pi the extension of what is seen; ``[X]``."""
-    columns = np.eye(len(gain))
-    project = np.stack([extended_value(case.mdp, column, seen, law) for column in columns], axis=1)
-    return np.asarray(np.linalg.solve(columns - project @ far, project @ gain), dtype=np.float64)
+def _targets(case: Case) -> list[tuple[int, tuple[Array, Array]]]:
+    """Each T in :data:`STEPS` with the expected T-step target."""
+    every = enumerate(step_targets(case.chain, case.mdp.gamma, max(STEPS)), start=1)
+    return [(steps, target) for steps, target in every if steps in STEPS]
 
 
 CLAIMS = (

@@ -1,0 +1,200 @@
+"""Eqs. 9-10: the policy gradient as training estimates it, against the exact one, its three errors told apart.
+
+``noise`` is what finite data add to the expectation of the estimator with the critics at hand; ``critic bias`` is that
+expectation against the gradient truncated with exact conditional expectations, Eq. 9; ``truncation bias`` is the latter
+against the exact gradient of all agents' return.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from dmpo_deep.check.critic import Fit
+from dmpo_deep.check.setting import Setting, by_copy, states_heard
+from dmpo_deep.check.statistics import FEW, Finding, half_width, mean_is_zero
+from dmpo_deep.check.tables import LocalTables, on_joint, seen_part, widened
+from dmpo_deep.ppo import Agents, clipped_loss
+from dmpo_deep.rollout import Trajectory
+from dmpo_theory.bootstrap import advantage_continuation
+from dmpo_theory.bounds import BOUNDS
+from dmpo_theory.bounds import Setting as BoundSetting
+from dmpo_theory.extended import extended_value
+from dmpo_theory.gradient import expected_gradient, marginal, policy_gradient, state_gradient, truncated_gradient
+from dmpo_theory.mdp import Array, LocalPolicy
+
+GROUPS = 40
+"""Groups of copies whose fitted critics give the interval of the critic bias."""
+
+
+def sampled_gradient(agents: Agents, data: Trajectory) -> Array:
+    """The gradient of the clipped surrogate at the old policy in its logits, by copy: ``[B, n, L, A]``.
+
+    Exactly what line 12 descends, without entropy and normalisation: advantages by :meth:`Agents.estimates`, the loss
+    by :func:`~dmpo_deep.ppo.clipped_loss`, its derivative by autograd.
+    """
+    nets: LocalTables = agents.actor.net  # type: ignore[assignment]
+    heard = nets.gather(torch.from_numpy(data.obs))
+    with torch.no_grad():
+        logits = nets(heard)
+    logits.requires_grad_()
+    handle = nets.register_forward_hook(lambda *_: logits)  # leave the network out: the derivative is in its outputs
+    logs = agents.actor.log_probabilities(heard)
+    handle.remove()
+    first = [torch.from_numpy(x).flatten(end_dim=1).T for x in (data.action, data.log_prob)]
+    log_prob = logs.gather(-1, first[0][..., None])[..., 0]
+    advantage = agents.estimates(data)[1].flatten(end_dim=1).T
+    loss = clipped_loss(log_prob, first[1], advantage, agents.preset.clip).sum()
+    (slope,) = torch.autograd.grad(loss, logits)
+    steps, copies, n = data.action.shape
+    by_sample = -(slope * steps * copies).reshape(n, steps, copies, -1).permute(3, 1, 2, 0).numpy()
+    where, size = states_heard(nets, data), nets.table.shape[1]
+    return np.stack([by_copy(column, where, size) for column in by_sample], axis=-1)
+
+
+def expected(setting: Setting, policy: LocalPolicy, kappa: float, lam: float, critics: Array) -> Array:
+    """The expectation of the estimate with given critics ``[n, X]``: ``[n, L, A]`` over what ``policy`` reads."""
+    mdp = setting.mdp
+    follows = advantage_continuation(setting.chain, mdp.gamma, lam, critics, setting.steps, setting.cut)
+    tables = []
+    for i in range(mdp.n):
+        weights = np.zeros(mdp.n)
+        weights[list(mdp.graph.neighbors(i, kappa))] = 1 / mdp.n
+        by_state = state_gradient(mdp, policy, i, weights @ follows, weights)
+        tables.append(expected_gradient(mdp, policy, i, by_state, setting.law))
+    return padded(tables)
+
+
+def check_gradient(
+    setting: Setting, kappa: float, lam: float, data: Trajectory, critics: Array | None = None
+) -> Finding:
+    """The estimate against its exact expectation.
+
+    Args:
+        setting: MDP, frozen policy and level.
+        kappa: radius of critics and of the sum over neighbours.
+        lam: of the advantage; 0 is the TD residual.
+        data: a rollout of the frozen policy.
+        critics: functions of what the critics hear, ``[n, X]``; by default exact conditional expectations. With these
+            and the TD residual the expectation is Theorem 2's truncated gradient, by its own code.
+    """
+    agents, policy = _agents(setting, kappa, lam)
+    put(agents, setting, _extended(setting, kappa) if critics is None else critics)
+    if critics is None and lam == 0:
+        exact, name = _truncated(setting, policy, kappa), "exact critic, TD"
+    else:
+        given = _extended(setting, kappa) if critics is None else critics
+        exact = expected(setting, policy, kappa, lam, given)
+        name = f"{'exact' if critics is None else 'fitted'} critic, {f'GAE {lam:g}' if lam else 'TD'}"
+    acts = [table.reshape(-1, table.shape[-1]) for table in policy.table]
+    masses = [marginal(setting.law, read, setting.mdp.n_states) for read in policy.parents]
+    often = padded([m[:, None] * p * (1 - p) for m, p in zip(masses, acts, strict=True)]) * data.step.size >= FEW
+    names = [f"agent {i}, state {u} of what it hears, action {a}" for i, u, a in np.argwhere(often)]
+    error = (sampled_gradient(agents, data) - exact)[:, often]
+    return mean_is_zero(f"policy gradient, {name}", f"kappa {kappa:g}", error, names, setting.level)
+
+
+@dataclass(frozen=True)
+class GradientError:
+    """Errors of the gradient of one radius, 2-norms over all agents' logits, with half-widths of intervals."""
+
+    kappa: int
+    exact: float
+    """Norm of the exact gradient itself."""
+    noise: float
+    noise_interval: float
+    critic_bias: float
+    critic_interval: float
+    truncation_bias: float
+    printed: float
+    """Eq. 14."""
+    corrected: float
+    """Theorem 2, corrected."""
+
+
+def gradient_error(setting: Setting, kappa: int, found: Fit, data: Trajectory) -> GradientError:
+    """Noise, critic bias and truncation bias of the TD estimate with fitted critics.
+
+    Args:
+        setting: MDP, frozen policy and level.
+        kappa: radius of critics and of the sum over neighbours.
+        found: critics fitted to other data.
+        data: a rollout for the estimate.
+    """
+    mdp = setting.mdp
+    agents, policy = _agents(setting, kappa, 0.0)
+    critics = on_joint(mdp, found.tables, found.members)
+    put(agents, setting, critics)
+    mean = expected(setting, policy, kappa, 0.0, critics)
+    truncated = _truncated(setting, policy, kappa)
+    exact = padded(policy_gradient(mdp, policy, setting.values, setting.law))
+    sample = (sampled_gradient(agents, data) - mean).reshape(len(data.obs[0]), -1)
+    noise, spread = sample.mean(axis=0), sample.std(axis=0, ddof=1) / np.sqrt(len(sample))
+    none = expected(setting, policy, kappa, 0.0, np.zeros_like(critics))
+    moved = []
+    for group in np.array_split(found.influence, GROUPS):
+        tables = [table[: len(t)] for table, t in zip(group.mean(axis=0), found.tables, strict=True)]
+        moved.append(expected(setting, policy, kappa, 0.0, on_joint(mdp, tables, found.members)) - none)
+    wobble = np.std(moved, axis=0, ddof=1).reshape(-1) / np.sqrt(GROUPS)
+    bounds = BoundSetting.of(mdp, setting.policy)
+    named = (_norm(np.array([float(x) for x in BOUNDS[b].value(bounds, kappa)])) for b in _BOUNDS)
+    return GradientError(
+        kappa,
+        _norm(exact),
+        _norm(noise),
+        _norm(half_width(spread[spread > 0], len(sample) - 1, setting.level)),
+        _norm(mean - truncated),
+        _norm(half_width(wobble[wobble > 0], GROUPS - 1, setting.level)),
+        _norm(truncated - exact),
+        *named,
+    )
+
+
+_BOUNDS = ("theorem2-printed", "theorem2-tight")
+
+
+def put(agents: Agents, setting: Setting, critics: Array) -> None:
+    """Give critics ``[n, X]``, as far as they are functions of what is heard, to the agents."""
+    tables: LocalTables = agents.critic  # type: ignore[assignment]
+    tables.put([seen_part(setting.mdp, critics[i], members) for i, members in enumerate(tables.members)])
+
+
+def padded(tables: list[Array] | tuple[Array, ...]) -> Array:
+    """Tables ``[parents..., A_i]`` of all agents as one array ``[n, L, A]``, zeros where there is no entry."""
+    flat = [table.reshape(-1, table.shape[-1]) for table in tables]
+    result = np.zeros((len(flat), *(max(table.shape[axis] for table in flat) for axis in (0, 1))))
+    for i, table in enumerate(flat):
+        result[i, : len(table), : table.shape[1]] = table
+    return result
+
+
+def _agents(setting: Setting, kappa: float, lam: float) -> tuple[Agents, LocalPolicy]:
+    """Agents, and the frozen policy as a table over what their actors hear."""
+    agents = setting.agents(kappa, lam)
+    return agents, widened(setting.mdp, setting.policy, agents.actor.net.members)  # type: ignore[arg-type]
+
+
+def _extended(setting: Setting, kappa: float) -> Array:
+    balls = [setting.mdp.graph.neighbors(i, kappa) for i in range(setting.mdp.n)]
+    pairs = zip(setting.values, balls, strict=True)
+    return np.stack([extended_value(setting.mdp, value, ball, setting.reference) for value, ball in pairs])
+
+
+def _truncated(setting: Setting, policy: LocalPolicy, kappa: float) -> Array:
+    return padded(
+        truncated_gradient(
+            setting.mdp,
+            policy,
+            setting.values,
+            setting.law,
+            kappa,
+            reference=setting.reference,
+            reward="neighborhood",
+        )
+    )
+
+
+def _norm(x: Array) -> float:
+    return float(np.linalg.norm(x))

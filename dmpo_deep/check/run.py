@@ -1,0 +1,186 @@
+"""All checks of one MDP and frozen policy, and their results as tables and as one figure."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dmpo_deep.check.critic import CriticError, check_critic, check_network, critic_error, fit
+from dmpo_deep.check.gradient import GradientError, check_gradient, gradient_error
+from dmpo_deep.check.model import check_model
+from dmpo_deep.check.rollouts import RolloutError, check_rollouts
+from dmpo_deep.check.setting import Setting
+from dmpo_deep.check.statistics import Finding
+from dmpo_deep.check.tables import on_joint
+from dmpo_deep.nets import one_thread
+
+LAMBDA = 0.95
+"""Of the generalised advantages that are checked beside TD residuals."""
+MODEL_KAPPAS = 2
+"""Models are checked with radii below this: 0, which hears too little for most transitions, and 1."""
+
+
+@dataclass(eq=False)
+class Report:
+    """What was found."""
+
+    findings: list[Finding] = field(default_factory=list)
+    critics: list[CriticError] = field(default_factory=list)
+    gradients: list[GradientError] = field(default_factory=list)
+    rollouts: list[RolloutError] = field(default_factory=list)
+
+    @property
+    def failed(self) -> list[Finding]:
+        """Checks that failed."""
+        return [finding for finding in self.findings if not finding.passed]
+
+
+def stages(setting: Setting, kappas: Sequence[int], report: Report) -> Iterator[str]:
+    """Run the checks, filling ``report``; yields the name of each stage before it starts.
+
+    Args:
+        setting: MDP, frozen policy, sizes, level.
+        kappas: radii of critics and of the sum over neighbours.
+        report: what to fill.
+    """
+    yield "data"
+    data, more = setting.sample(0), setting.sample(1)
+    for kappa in kappas:
+        yield f"critics, kappa {kappa}"
+        found = fit(setting, kappa, data)
+        report.findings += check_critic(setting, kappa, found)
+        report.findings.append(check_network(setting, kappa, found, data))
+        report.critics.append(critic_error(setting, kappa, found))
+        yield f"gradients, kappa {kappa}"
+        fitted = on_joint(setting.mdp, found.tables, found.members)
+        report.findings += [
+            check_gradient(setting, kappa, 0.0, more),
+            check_gradient(setting, kappa, LAMBDA, more),
+            check_gradient(setting, kappa, 0.0, more, fitted),
+        ]
+        report.gradients.append(gradient_error(setting, kappa, found, more))
+    for kappa in range(MODEL_KAPPAS):
+        yield f"models, kappa {kappa}"
+        report.findings += check_model(setting, kappa, data)
+    yield "model rollouts"
+    findings, report.rollouts = check_rollouts(setting, kappas[0], data)
+    report.findings += findings
+
+
+def number_of_stages(kappas: Sequence[int]) -> int:
+    """How many stages there are."""
+    return 2 * len(kappas) + MODEL_KAPPAS + 2
+
+
+@one_thread()
+def run(setting: Setting, kappas: Sequence[int], tell: Callable[[str], object] = lambda stage: None) -> Report:
+    """Run all checks.
+
+    Args:
+        setting: MDP, frozen policy, sizes, level.
+        kappas: as in :func:`stages`.
+        tell: called with the name of each stage before it starts.
+
+    Example:
+        >>> from dmpo_theory import named_graph, random_mdp, random_policy
+        >>> mdp = random_mdp(named_graph("star", 3), rng=0)
+        >>> report = run(Setting(mdp, random_policy(mdp, rng=1), copies=500), kappas=[1])
+        >>> report.failed
+        []
+    """
+    report = Report()
+    for stage in stages(setting, kappas, report):
+        tell(stage)
+    return report
+
+
+def write(report: Report, folder: Path) -> None:
+    """One CSV file for each kind of result, and ``check.png`` and ``check.pdf``."""
+    rows = [asdict(f) | {"passed": int(f.passed)} for f in report.findings]
+    for name, found in (
+        ("findings", rows),
+        ("critics", [asdict(x) for x in report.critics]),
+        ("gradients", [asdict(x) for x in report.gradients]),
+        ("rollouts", [asdict(x) for x in report.rollouts]),
+    ):
+        _write(folder / f"{name}.csv", found)
+    draw(report, folder / "check.png")
+
+
+def _write(path: Path, rows: list[dict[str, Any]]) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def draw(report: Report, path: Path) -> None:
+    """Errors of critics and gradients against kappa, and of model rollouts against T, each with its bounds.
+
+    Args:
+        report: what to draw.
+        path: PNG file to write; a PDF is written beside it.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.2, 3.0), layout="constrained", dpi=300)
+    left, middle, right = figure.subplots(1, 3)
+    kappas = [x.kappa for x in report.critics]
+    for name, label, style in (
+        ("printed", "Eq. 12", {"color": "#D55E00", "ls": "--"}),
+        ("corrected", "corrected", {"color": "#0072B2", "ls": "--"}),
+        ("envelope", "envelope of the instance", {"color": "#009E73", "ls": "--"}),
+        ("settled", "$V^\\phi$, exact", {"color": "black"}),
+        ("extended", "$E[V_i|s_{N_i^\\kappa}]$, exact", {"color": "0.5", "ls": ":"}),
+    ):
+        _line(left, kappas, [getattr(x, name) for x in report.critics], label, **style)
+    _bars(left, kappas, [x.fitted for x in report.critics], [x.interval for x in report.critics], "fitted")
+    left.set_ylabel("largest error of a critic")
+    for name, label, style in (
+        ("printed", "Eq. 14", {"color": "#D55E00", "ls": "--"}),
+        ("corrected", "corrected", {"color": "#0072B2", "ls": "--"}),
+        ("exact", "the gradient itself", {"color": "0.5", "ls": ":"}),
+        ("truncation_bias", "truncation, exact", {"color": "black"}),
+    ):
+        _line(middle, kappas, [getattr(x, name) for x in report.gradients], label, **style)
+    for name, label, color in (("critic", "critics", "#CC79A7"), ("noise", "noise", "#E69F00")):
+        size = [x.noise if name == "noise" else x.critic_bias for x in report.gradients]
+        _bars(middle, kappas, size, [getattr(x, f"{name}_interval") for x in report.gradients], label, color)
+    middle.set_ylabel("error of the gradient, 2-norm")
+    for color, weight in zip(
+        ("black", "#0072B2", "#D55E00"), sorted({x.weight for x in report.rollouts}), strict=False
+    ):
+        rows = [x for x in report.rollouts if x.weight == weight]
+        steps = [x.horizon for x in rows]
+        _line(right, steps, [x.error for x in rows], f"model error {weight:g}", color=color)
+        _line(right, steps, [x.bound for x in rows], None, color=color, ls="--")
+    right.plot([], [], color="0.5", ls="--", label="bound")
+    right.set_xlabel("steps T of a model rollout", fontsize=8)
+    right.set_ylabel("largest error of a target", fontsize=8)
+    for axes in (left, middle):
+        axes.set_xlabel("kappa", fontsize=8)
+        axes.set_xticks(kappas)
+    for axes in (left, middle, right):
+        axes.set_yscale("log")
+        axes.yaxis.label.set_size(8)
+        axes.tick_params(labelsize=7)
+        axes.legend(fontsize=6, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
+    for suffix in (".png", ".pdf"):
+        figure.savefig(path.with_suffix(suffix))
+
+
+def _line(axes: Any, x: Sequence[float], y: Sequence[float], label: str | None, **style: Any) -> None:
+    """A line through what is not zero but for rounding."""
+    shown = [(a, b) for a, b in zip(x, y, strict=True) if b > 1e-9]
+    axes.plot(*zip(*shown, strict=True) if shown else ([], []), label=label, lw=1.1, marker="o", ms=2, **style)
+
+
+def _bars(
+    axes: Any, x: Sequence[float], y: Sequence[float], width: Sequence[float], label: str, color: str = "#CC79A7"
+) -> None:
+    """Points with intervals, cut below at a hundredth of the point: the axis is logarithmic."""
+    low = [min(w, 0.99 * v) for v, w in zip(y, width, strict=True)]
+    axes.errorbar(x, y, yerr=[low, width], fmt="s", ms=3, lw=0.9, capsize=2, color=color, label=label)

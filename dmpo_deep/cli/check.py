@@ -1,0 +1,103 @@
+"""``dmpo check``: the learner's parts against exact truth."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tyro.conf import Positional
+
+from dmpo_deep.cli.common import Unexpected, at_least, require, table
+from dmpo_deep.cli.learner import Settings
+
+
+def check(
+    mdp: Positional[str] = "ring",
+    out: Path = Path("runs/check"),
+    set: Settings = (),
+    kappas: str = "",
+    copies: int = 2000,
+    steps: int = 20,
+    seed: int = 0,
+    level: float = 1e-4,
+    bug: str | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Hold the learner's models, critics, gradients and model rollouts against exact answers, the policy frozen.
+
+    Every line of the table is a statistical test on independent copies, Bonferroni-corrected inside; a correct program
+    fails it with the stated probability at most. Also written: how far critics, gradients and model rollouts are from
+    exact values, told apart by cause and beside their bounds. Ends with status 1 if a check fails.
+
+    Args:
+        mdp: instance file, or graph family of a random MDP; its own policy is the frozen one.
+        out: folder for findings.csv, critics.csv, gradients.csv, rollouts.csv, check.png and check.pdf.
+        set: options of a random MDP, each KEY=VALUE: --set n=5 states=3 instance=7.
+        kappas: comma-separated radii of critics and of the sum over neighbours; 0 to the diameter by default.
+        copies: independent copies of the environment: the sample of each test.
+        steps: steps of a rollout; targets are closed at its end.
+        seed: of the data and initial weights.
+        level: probability with which a check of a correct program may fail.
+        bug: put a deliberate mistake in place first, to see which check finds it; --bug list names them.
+        overwrite: replace the results in OUT.
+    """
+    require("torch", "gymnasium", "matplotlib")
+    from contextlib import nullcontext
+
+    from tqdm import tqdm
+
+    from dmpo_deep.check.bugs import BUGS
+    from dmpo_deep.check.run import Report, number_of_stages, run, write
+    from dmpo_deep.check.setting import Setting
+    from dmpo_deep.envs import make_env
+    from dmpo_deep.presets import task_options
+    from dmpo_theory.errors import unknown_name
+
+    if bug == "list":
+        print(table(("bug", "what is wrong", "found by"), [(name, b.title, b.found_by) for name, b in BUGS.items()]))
+        print("Results: above; dmpo check --bug NAME shows one")
+        return
+    if bug is not None and bug not in BUGS:
+        raise unknown_name("bug", bug, BUGS)
+    at_least("--copies", copies, 100)
+    at_least("--steps", steps, 1)
+    at_least("--seed", seed, 0)
+    if not 0 < level < 1:
+        raise ValueError(f"--level {level} is no probability between 0 and 1; give for example 1e-4")
+    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not overwrite)):
+        raise FileExistsError(f"{out} exists; give another --out, or --overwrite to replace the results in a folder")
+    env = make_env("tabular", 1, mdp=mdp, **task_options([pair for given in set for pair in given]))
+    radii = _radii(kappas) if kappas else list(range(env.graph.diameter + 1))
+    setting = Setting(env.mdp, env.policy, copies, steps, seed, level)  # type: ignore[attr-defined]
+    setting.require_memory()
+    with (
+        BUGS[bug].active(setting) if bug else nullcontext(setting) as given,
+        tqdm(total=number_of_stages(radii), desc="check", unit="stage") as bar,
+    ):
+
+        def tell(stage: str) -> None:
+            bar.set_postfix_str(stage)
+            bar.update()
+
+        report: Report = run(given, radii, tell)
+    out.mkdir(parents=True, exist_ok=True)
+    write(report, out)
+    header = ("check", "on", "tests", "worst", "", "p", "verdict", "where it is worst")
+    cells = [
+        (f.check, f.about, str(f.tests), f"{f.worst:.3g}", f.unit, f"{f.p:.2g}", "ok" if f.passed else "FAILS", f.where)
+        for f in report.findings
+    ]
+    print(table(header, cells))
+    print(f"Results: {out} (findings.csv, critics.csv, gradients.csv, rollouts.csv, check.png, check.pdf)")
+    if report.failed:
+        names = sorted({f.check for f in report.failed})
+        raise Unexpected(f"{len(report.failed)} of {len(report.findings)} checks failed: {', '.join(names)}")
+
+
+def _radii(text: str) -> list[int]:
+    try:
+        radii = [int(item) for item in text.split(",")]
+    except ValueError:
+        raise ValueError(f"--kappas {text!r} is no list of whole numbers; give for example 0,1,2") from None
+    if min(radii) < 0:
+        raise ValueError(f"--kappas {text!r}: the smallest radius is 0")
+    return radii
