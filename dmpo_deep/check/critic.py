@@ -169,7 +169,7 @@ def fitted_network(setting: Setting, kappa: float, found: Fit, data: Trajectory)
         for _ in range(STEPS):
             optimizer.zero_grad()
             loss = (weight * (net(inputs)[..., 0] - target) ** 2).sum()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()
         schedule.step()
     return net
