@@ -15,9 +15,10 @@ from dmpo_deep import log
 from dmpo_deep.checkpoint import load, restoring
 from dmpo_deep.config import CONFIG, RunConfig, read_config
 from dmpo_deep.controllers import CONTROLLERS, Controller, from_search, normalised_score, random_score
-from dmpo_deep.envs import Policy, action_counts, evaluation_env, named_task
+from dmpo_deep.envs import Policy, evaluation_env, named_task
 from dmpo_deep.episodes import Episodes, play
-from dmpo_deep.nets import Actor, one_thread
+from dmpo_deep.nets import one_thread
+from dmpo_deep.policies import Actor, local_head
 from dmpo_theory.errors import unknown_name
 
 EVALUATION_RANDOMNESS = (1001, 1)
@@ -58,7 +59,8 @@ def load_actor(run: Path) -> tuple[Actor, RunConfig]:
     config = read_config(run)
     env = evaluation_env(config.task, **config.preset.environment)
     radius, d = config.preset.kappa_policy, env.observation_space.shape[0]
-    actor = Actor(env.graph, radius, d, action_counts(env), config.preset.hidden, torch.Generator())
+    head = local_head(env, config.preset.action_sd)
+    actor = Actor(env.graph, radius, d, head, config.preset.hidden, torch.Generator())
     path = run / log.CHECKPOINT
     state = load(path, config.identity)
     with restoring(path):

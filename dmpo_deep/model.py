@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from gymnasium.spaces import Box
 from torch import Tensor, nn
 
 from dmpo_deep.buffer import TransitionBuffer
@@ -29,10 +30,12 @@ SMALLEST_SCALE = 1e-3
 
 def local_model(env: NetworkedEnv, preset: ModelPreset, rng: torch.Generator) -> LocalModel:
     """The models of ``env``'s agents: categorical for finitely many states, else Gaussian."""
-    shape = env.graph, preset.kappa_model, env.observation_space.shape[0], max(action_counts(env))
+    continuous = isinstance(env.action_space, Box)
+    actions = env.action_space.shape[0] if isinstance(env.action_space, Box) else max(action_counts(env))
+    shape = env.graph, preset.kappa_model, env.observation_space.shape[0], actions
     if env.n_states is not None:
         return CategoricalModel(*shape, preset.hidden_model, preset.lr_model, rng, env.n_states)
-    return GaussianModel(*shape, preset.hidden_model, preset.lr_model, rng)
+    return GaussianModel(*shape, preset.hidden_model, preset.lr_model, rng, continuous)
 
 
 class LocalModel(nn.Module):
@@ -42,11 +45,12 @@ class LocalModel(nn.Module):
         graph: the agents' graph.
         kappa: radius of the observations that each model hears.
         features: observation features ``d``.
-        actions: largest number of actions.
+        actions: largest number of actions, or numbers in a continuous one.
         hidden: widths of the hidden layers.
         lr: step size of Adam.
         rng: source of the initial weights.
         outputs: what the network says of the next observation, beside the reward.
+        continuous: whether actions are.
     """
 
     def __init__(
@@ -59,10 +63,14 @@ class LocalModel(nn.Module):
         lr: float,
         rng: torch.Generator,
         outputs: int,
+        continuous: bool = False,
     ) -> None:
         super().__init__()
         self.net = LocalNets(graph, kappa, features, outputs + 1, hidden, rng, own=actions)
-        self.actions = actions
+        self.actions, self.continuous = actions, continuous
+        if continuous:
+            self._numbers("action_mean", actions, 0.0)
+            self._numbers("action_scale", actions, 1.0)
         heard = self.net.index.shape[1] * features
         self._numbers("heard_mean", heard, 0.0)
         self._numbers("heard_scale", heard, 1.0)
@@ -73,7 +81,7 @@ class LocalModel(nn.Module):
         self.register_buffer(name, torch.full((len(self.net.index), 1, width), value))
 
     def predict(self, obs: np.ndarray, action: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Next observations ``[N, n, d]`` and rewards ``[N, n]`` after ``obs [N, n, d]`` and ``action [N, n]``."""
+        """Next observations ``[N, n, d]`` and rewards ``[N, n]`` after ``obs [N, n, d]`` and ``action [N, n, ...]``."""
         raise NotImplementedError
 
     def one_step_error(self, new: Trajectory) -> float:
@@ -93,9 +101,13 @@ class LocalModel(nn.Module):
         raise NotImplementedError
 
     def _inputs(self, obs: Tensor, action: Tensor) -> Tensor:
-        """Observations ``[N, n, d]`` and own actions ``[N, n]`` to network inputs ``[n, N, F]``."""
+        """Observations ``[N, n, d]`` and own actions ``[N, n, ...]`` to network inputs ``[n, N, F]``."""
         heard = (self.net.gather(obs) - self.heard_mean) / self.heard_scale
-        own = nn.functional.one_hot(action.T, self.actions).to(heard.dtype)
+        own = action.transpose(0, 1)
+        if self.continuous:
+            own = (own - self.action_mean) / self.action_scale
+        else:
+            own = nn.functional.one_hot(own, self.actions).to(heard.dtype)
         return torch.cat([heard, own], dim=-1)
 
     def fit(self, data: TransitionBuffer, steps: int, batch: int, rng: np.random.Generator) -> float:
@@ -117,8 +129,11 @@ class LocalModel(nn.Module):
                 "raise warmup_steps or buffer"
             )
         self.heard_mean, self.heard_scale = _moments(self.net.gather(obs))
+        action = torch.from_numpy(data["action"])
+        if self.continuous:
+            self.action_mean, self.action_scale = _moments(action.transpose(0, 1))
         target = self._prepare(obs, next_obs, reward, alive)
-        inputs = self._inputs(obs, torch.from_numpy(data["action"]))
+        inputs = self._inputs(obs, action)
         losses = []
         for _ in range(steps):
             chosen = torch.from_numpy(rng.integers(len(alive), size=batch))
@@ -152,8 +167,9 @@ class GaussianModel(LocalModel):
         hidden: Sequence[int],
         lr: float,
         rng: torch.Generator,
+        continuous: bool = False,
     ) -> None:
-        super().__init__(graph, kappa, features, actions, hidden, lr, rng, outputs=features)
+        super().__init__(graph, kappa, features, actions, hidden, lr, rng, features, continuous)
         for name, value in (("target_mean", 0.0), ("target_scale", 1.0), ("low", -torch.inf), ("high", torch.inf)):
             self._numbers(name, features + 1, value)
 

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -101,50 +100,3 @@ class LocalNets(nn.Module):
         for bias, weight in hidden:
             inputs = torch.baddbmm(bias, inputs, weight).relu_()
         return torch.baddbmm(last[0], inputs, last[1])
-
-
-class Actor(nn.Module):
-    """The policies ``pi_i(a_i | s_{N_i^kappa})``, categorical, nearly uniform at the start.
-
-    Calling it acts: observations ``[B, n, d]`` and a generator to actions ``[B, n]`` and their log-probabilities.
-    ``actions`` are the agents' numbers of actions, ``[n]``; outputs have room for the largest, ``A``.
-    """
-
-    missing: Tensor
-
-    def __init__(
-        self,
-        graph: AgentGraph,
-        kappa: float,
-        features: int,
-        actions: Sequence[int],
-        hidden: Sequence[int],
-        rng: torch.Generator,
-    ) -> None:
-        super().__init__()
-        self.net = LocalNets(graph, kappa, features, max(actions), hidden, rng, gain=0.01)
-        self.register_buffer("missing", beyond(actions), persistent=False)
-
-    def log_probabilities(self, inputs: Tensor) -> Tensor:
-        """``log pi_i(. | s_{N_i})``, ``[n, N, A]``, at gathered inputs ``[n, N, F]``; ``NEVER`` where there is none."""
-        return torch.log_softmax(self.net(inputs).masked_fill(self.missing, NEVER), dim=-1)
-
-    @torch.no_grad()
-    def forward(self, obs: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Sample an action for every agent."""
-        logs = self._logs(obs)
-        below = np.exp(logs.astype(np.float64)).cumsum(axis=-1)[..., :-1]
-        return _chosen(logs, (rng.random((*logs.shape[:-1], 1)) > below).sum(axis=-1))
-
-    @torch.no_grad()
-    def greedy(self, obs: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """The most probable action of every agent; ``rng`` is not used."""
-        logs = self._logs(obs)
-        return _chosen(logs, logs.argmax(axis=-1))
-
-    def _logs(self, obs: np.ndarray) -> np.ndarray:
-        return self.log_probabilities(self.net.gather(torch.from_numpy(obs))).transpose(0, 1).numpy()
-
-
-def _chosen(logs: np.ndarray, action: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return action, np.take_along_axis(logs, action[..., None], axis=-1)[..., 0]

@@ -19,8 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dmpo_deep.envs import NetworkedEnv, action_counts
-from dmpo_deep.nets import Actor, LocalNets, require_finite
+from dmpo_deep.envs import NetworkedEnv
+from dmpo_deep.nets import LocalNets, require_finite
+from dmpo_deep.policies import Actor, local_head
 from dmpo_deep.presets import Preset
 from dmpo_deep.rollout import Collector, Trajectory
 
@@ -72,11 +73,6 @@ def clipped_loss(log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor, clip
     return -torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage).mean(dim=1)
 
 
-def entropy(log_probabilities: Tensor) -> Tensor:
-    """Mean entropy of every agent's policy in nats: ``[n, N, A]`` to ``[n]``."""
-    return -(log_probabilities.exp() * log_probabilities).sum(dim=-1).mean(dim=1)
-
-
 def divergence(log_prob: Tensor, old_log_prob: Tensor) -> Tensor:
     """KL(old, new) of every agent's policy, estimated on the old one's samples: ``[n, N]`` to ``[n]``.
 
@@ -98,7 +94,8 @@ class Agents:
         graph, d = env.graph, env.observation_space.shape[0]
         self.preset = preset
         self.mask = torch.from_numpy(graph.mask(preset.kappa_critic))
-        self.actor = Actor(graph, preset.kappa_policy, d, action_counts(env), preset.hidden, rng)
+        head = local_head(env, preset.action_sd)
+        self.actor = Actor(graph, preset.kappa_policy, d, head, preset.hidden, rng)
         self.critic = LocalNets(graph, preset.kappa_critic, d, 1, preset.hidden, rng)
         self.actor_optimizer = torch.optim.Adam(self.actor.parameters(), lr=preset.lr_actor)
         self.critic_optimizer = torch.optim.Adam(self.critic.parameters(), lr=preset.lr_critic)
@@ -139,7 +136,7 @@ class Agents:
         if preset.normalize_advantage:
             advantage = normalized(advantage)
         old, action = _agents_first(torch.from_numpy(data.log_prob)), _agents_first(torch.from_numpy(data.action))
-        obs, action = torch.from_numpy(data.obs), action[..., None]
+        obs = torch.from_numpy(data.obs)
         heard_actor, heard_critic = self.actor.net.gather(obs), self.critic.gather(obs)
 
         rows, left_out = [], []
@@ -147,10 +144,11 @@ class Agents:
         for _ in range(preset.updates):
             left_out.append(float((~going).float().mean()))
             for part in minibatches(target.shape[1], preset.minibatches, rng):
-                logs = self.actor.log_probabilities(heard_actor[:, part])
-                log_prob = logs.gather(-1, action[:, part])[..., 0]
-                surrogate = clipped_loss(log_prob, old[:, part], advantage[:, part], preset.clip)
-                spread = entropy(logs)
+                log_prob, spread = self.actor.evaluate(heard_actor[:, part], action[:, part])
+                surrogate, spread = (
+                    clipped_loss(log_prob, old[:, part], advantage[:, part], preset.clip),
+                    spread.mean(1),
+                )
                 _descend(self.actor_optimizer, (surrogate - preset.entropy * spread).sum(), going)
                 squared = value_loss(self.critic(heard_critic[:, part])[..., 0], target[:, part])
                 _descend(self.critic_optimizer, squared.sum())
@@ -160,7 +158,7 @@ class Agents:
                     rows.append(torch.stack([surrogate.mean(), squared.mean(), spread.mean(), clipped]))
             self.gradient_steps += preset.minibatches
             with torch.no_grad():
-                log_prob = self.actor.log_probabilities(heard_actor).gather(-1, action)[..., 0]
+                log_prob, _ = self.actor.evaluate(heard_actor, action)
             kl = divergence(log_prob, old)
             going &= kl <= preset.kl_stop
         require_finite("actor", self.actor)
@@ -185,8 +183,8 @@ _PARTS = ("actor", "critic", "actor_optimizer", "critic_optimizer")
 
 
 def _agents_first(x: Tensor) -> Tensor:
-    """``[T, B, n]`` to ``[n, T B]``."""
-    return x.flatten(end_dim=1).T.contiguous()
+    """``[T, B, n, ...]`` to ``[n, T B, ...]``."""
+    return x.flatten(end_dim=1).transpose(0, 1).contiguous()
 
 
 def _descend(optimizer: torch.optim.Optimizer, loss: Tensor, going: Tensor | None = None) -> None:

@@ -56,6 +56,8 @@ class Preset:
     """Divergence of an agent's policy from the batch's, after a pass, beyond which it takes no further pass."""
     normalize_advantage: bool = True
     """Normalise advantages per agent over the batch; then the 1/n of Eq. 9 is immaterial."""
+    action_sd: float = 0.5
+    """Standard deviation of continuous actions at the start, in units of half their range."""
     environment: Mapping[str, Any] = field(default_factory=dict)
     """Options of the task, as in ``make_env``; overridden as ``environment.NAME=VALUE``."""
 
@@ -129,7 +131,7 @@ _RANGES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "entropy": (lambda x: x >= 0, "at least 0"),
     "kl_stop": (lambda x: x > 0, "positive; inf never stops"),
     **dict.fromkeys(("hidden", "hidden_model"), _WIDTHS),
-    **dict.fromkeys(("reward_scale", "lr_actor", "lr_critic", "lr_model", "clip"), _POSITIVE),
+    **dict.fromkeys(("reward_scale", "action_sd", "lr_actor", "lr_critic", "lr_model", "clip"), _POSITIVE),
     **dict.fromkeys(("copies", "rollout_steps", "updates", "minibatches", "warmup_steps", "model_batch"), _COUNT),
     **dict.fromkeys(("model_steps", "model_rounds", "branches", "model_horizon", "buffer", "recent"), _COUNT),
 }
@@ -159,6 +161,7 @@ _PAPER: Mapping[str, Any] = {
     "minibatches": 1,
     "kl_stop": 0.0075 * 1.5,
     "normalize_advantage": True,
+    "action_sd": math.exp(-0.5),
     "environment": {"collision": "freeze"},
 }
 _PAPER_MODEL: Mapping[str, Any] = {
@@ -179,6 +182,11 @@ _PAPER_MODEL: Mapping[str, Any] = {
 _CACC: Mapping[str, Any] = {"environment": {"collision_scale": 0.2}}
 _DMPO = {"tuned": ModelPreset(**_CACC), "paper": ModelPreset(**_PAPER, **_PAPER_MODEL)}
 _DPPO = {"tuned": Preset(**_CACC, lr_actor=2e-3, updates=10, minibatches=4), "paper": Preset(**_PAPER)}
+
+# Positions that wrap hide how long the ring is; what a driver sees does not.
+_RING: Mapping[str, Any] = {"environment": {"observation": "local"}, "action_sd": 0.2}
+_RING_DMPO = {"tuned": ModelPreset(**_RING)}
+_RING_DPPO = {"tuned": Preset(**_RING)}
 
 # Small networked MDPs, gamma 0.9: short rollouts of many copies.
 _TABULAR: Mapping[str, Any] = {
@@ -203,6 +211,8 @@ _TABULAR_MODEL: Mapping[str, Any] = {
 PRESETS: Mapping[tuple[str, str], Mapping[str, Preset]] = {
     ("tabular", "dmpo"): {"tuned": ModelPreset(**_TABULAR, **_TABULAR_MODEL)},
     ("tabular", "dppo"): {"tuned": Preset(**_TABULAR)},
+    ("ring", "dmpo"): _RING_DMPO,
+    ("ring", "dppo"): _RING_DPPO,
     **{(task, "dmpo"): _DMPO for task in ("catchup", "slowdown")},
     **{(task, "dppo"): _DPPO for task in ("catchup", "slowdown")},
 }
@@ -210,7 +220,10 @@ PRESETS: Mapping[tuple[str, str], Mapping[str, Preset]] = {
 
 
 def get_preset(task: str, algo: str, name: str = DEFAULT_PRESET) -> Preset:
-    """A preset by name; ``ValueError`` with the nearest name if there is none."""
+    """A preset by name; ``ValueError`` with what there is if there is none."""
+    if (task, algo) not in PRESETS:
+        has = sorted({of for on, of in PRESETS if on == task})
+        raise ValueError(f"no preset of {algo} on {task}; {task} has presets of {', '.join(has) or 'no algorithm'}")
     known = PRESETS[task, algo]
     if name not in known:
         raise unknown_name(f"preset of {algo} on {task}", name, known)

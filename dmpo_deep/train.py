@@ -19,7 +19,7 @@ from tqdm import tqdm
 from dmpo_deep import DEFAULT_PRESET, EVAL_EVERY, checkpoint, log
 from dmpo_deep.config import RunConfig, read_config
 from dmpo_deep.dmpo import DMPO
-from dmpo_deep.envs import action_counts, make_env, named_task
+from dmpo_deep.envs import make_env, named_task
 from dmpo_deep.evaluate import evaluate_policy
 from dmpo_deep.nets import one_thread
 from dmpo_deep.ppo import DPPO, Agents
@@ -109,7 +109,7 @@ def train(
         KeyboardInterrupt: after Ctrl-C; the checkpoint is written and the message says how to continue.
     """
     task, source = named_task(task)
-    action_counts(make_env(task, 1, **source))
+    make_env(task, 1, **source)
     overrides = [*(f"environment.{option}={value}" for option, value in source.items()), *overrides]
     if algo not in ALGORITHMS:
         raise unknown_name("algorithm", algo, ALGORITHMS)

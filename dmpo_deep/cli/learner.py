@@ -101,7 +101,7 @@ def train(
     """Train an algorithm on a task. Ctrl-C stops after the epoch; --resume goes on, bit for bit.
 
     Args:
-        task: catchup, slowdown, or tabular:FILE for the MDP in an instance file.
+        task: catchup, slowdown, ring, or tabular:FILE for the MDP in an instance file.
         algo: dmpo or dppo.
         seed: of everything random in training.
         steps: environment steps in all, warm-up included; one step of one copy of the environment counts as one.

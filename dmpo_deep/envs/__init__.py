@@ -181,8 +181,4 @@ def action_counts(env: NetworkedEnv) -> tuple[int, ...]:
         return (int(env.action_space.n),) * env.graph.n
     if isinstance(env.action_space, MultiDiscrete):
         return tuple(env.action_space.nvec.tolist())
-    raise ValueError(
-        f"{env.task} has continuous actions, {env.action_space}, and the policies that are learned here are "
-        "discrete so far; train another task, or run this one's reference controllers: "
-        f"dmpo evaluate {env.task}"
-    )
+    raise ValueError(f"{env.task} has continuous actions, {env.action_space}, and no number of them to choose from")

@@ -1,5 +1,7 @@
 """Eqs. 5 and 11: the local models learn, and the environment they make ends where the real one does."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -53,6 +55,21 @@ def test_model_learns_a_linear_system_and_keeps_to_it_for_25_steps():
     flat = (fresh.obs.reshape(-1, N, D), fresh.action.reshape(-1, N))
     reward = model.predict(*flat, RNG)[1]
     assert np.abs(reward - fresh.reward.reshape(-1, N)).mean() < 0.15
+
+
+def test_model_learns_what_continuous_actions_do():
+    graph, data, fresh = ring(N), *(linear_data(np.random.default_rng(k))[1] for k in (0, 1))
+    pushed = []
+    for trajectory in (data, fresh):
+        action = np.random.default_rng(2).uniform(-3, 3, (*trajectory.action.shape, D)).astype(np.float32)
+        effect = 0.5 * action[..., ::-1]
+        pushed.append(replace(trajectory, action=action, next_obs=trajectory.obs + effect))
+    model = GaussianModel(graph, 1, D, D, (32,), 3e-3, torch.Generator().manual_seed(0), continuous=True)
+    buffer = TransitionBuffer(10_000)
+    buffer.add(pushed[0])
+    model.fit(buffer, 600, 128, np.random.default_rng(1))
+    assert model.one_step_error(pushed[1]) < 0.01
+    np.testing.assert_allclose(model.action_scale[:, 0], np.full((N, D), 3 / np.sqrt(3)), rtol=0.1)
 
 
 def test_predictions_stay_within_the_data():

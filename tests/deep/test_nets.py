@@ -8,9 +8,11 @@ import pytest
 pytest.importorskip("torch")
 
 import torch
+from gymnasium.spaces import Box
 
 from dmpo_deep.model import CategoricalModel, GaussianModel
-from dmpo_deep.nets import Actor, LocalNets
+from dmpo_deep.nets import LocalNets
+from dmpo_deep.policies import Actor, Categorical, Gaussian
 from dmpo_theory.graph import erdos_renyi, path, ring, star
 
 D, ACTIONS, SAMPLES = 3, 4, 5
@@ -28,8 +30,14 @@ def generator(seed=0):
 
 
 def policy_output(graph, kappa):
-    actor = Actor(graph, kappa, D, (ACTIONS,) * graph.n, (16, 16), generator())
+    actor = Actor(graph, kappa, D, Categorical((ACTIONS,) * graph.n), (16, 16), generator())
     return lambda obs: actor.log_probabilities(actor.net.gather(torch.from_numpy(obs))).detach().numpy().swapaxes(0, 1)
+
+
+def continuous_policy_output(graph, kappa):
+    head = Gaussian(graph.n, Box(-1, 1, (2,)), 0.5)
+    actor = Actor(graph, kappa, D, head, (16, 16), generator())
+    return lambda obs: actor.greedy(obs, RNG)[0]
 
 
 def critic_output(graph, kappa):
@@ -49,9 +57,14 @@ def categorical_output(graph, kappa):
     return lambda obs: np.concatenate([x.reshape(SAMPLES, graph.n, -1) for x in model.outcome(obs, action)], axis=-1)
 
 
+OUTPUTS = (policy_output, continuous_policy_output, critic_output, model_output, categorical_output)
+
+
 @pytest.mark.parametrize("kappa", [0, 1, 2, 3, math.inf])
 @pytest.mark.parametrize("graph", GRAPHS.values(), ids=GRAPHS.keys())
-@pytest.mark.parametrize("output", [policy_output, critic_output, model_output, categorical_output])
+@pytest.mark.parametrize(
+    "output", [policy_output, continuous_policy_output, critic_output, model_output, categorical_output]
+)
 def test_output_depends_on_the_neighbourhood_and_on_nothing_else(output, graph, kappa):
     function = output(graph, kappa)
     rng = np.random.default_rng(1)
@@ -73,6 +86,17 @@ def test_a_model_hears_its_own_action_only():
     action = np.zeros((SAMPLES, graph.n), dtype=np.int64)
     other = action.copy()
     other[:, 3] = 2
+    changed = (model.predict(obs, action, RNG)[0] != model.predict(obs, other, RNG)[0]).any(axis=(0, 2))
+    assert changed.tolist() == [i == 3 for i in range(graph.n)]
+
+
+def test_a_model_of_continuous_actions_hears_its_own_action_only():
+    graph, rng = GRAPHS["ring"], np.random.default_rng(3)
+    model = GaussianModel(graph, 2, D, 2, (16,), 1e-3, generator(), continuous=True)
+    obs = np.ones((SAMPLES, graph.n, D), dtype=np.float32)
+    action = rng.uniform(-1, 1, (SAMPLES, graph.n, 2)).astype(np.float32)
+    other = action.copy()
+    other[:, 3, 1] += 0.5
     changed = (model.predict(obs, action, RNG)[0] != model.predict(obs, other, RNG)[0]).any(axis=(0, 2))
     assert changed.tolist() == [i == 3 for i in range(graph.n)]
 
@@ -102,7 +126,7 @@ def test_stacked_networks_equal_separate_ones():
 
 
 def test_actor_samples_its_own_distribution():
-    actor = Actor(ring(3), 1, D, (ACTIONS,) * 3, (8,), generator())
+    actor = Actor(ring(3), 1, D, Categorical((ACTIONS,) * 3), (8,), generator())
     with torch.no_grad():
         actor.net.bias[-1][:] = torch.tensor([0.0, 1.0, 2.0, -1.0])
     obs = np.zeros((20_000, 3, D), dtype=np.float32)
@@ -115,7 +139,7 @@ def test_actor_samples_its_own_distribution():
 
 
 def test_untrained_policies_are_nearly_uniform():
-    actor = Actor(ring(5), 1, D, (ACTIONS,) * 5, (64, 64), generator())
+    actor = Actor(ring(5), 1, D, Categorical((ACTIONS,) * 5), (64, 64), generator())
     obs = np.random.default_rng(0).normal(size=(100, 5, D)).astype(np.float32)
     probability = np.exp(actor(obs, np.random.default_rng(0))[1])
     assert np.abs(probability - 1 / ACTIONS).max() < 0.02

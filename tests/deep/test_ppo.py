@@ -11,7 +11,7 @@ pytest.importorskip("torch")
 import torch
 
 from dmpo_deep.envs import make_env
-from dmpo_deep.ppo import Agents, clipped_loss, entropy, lambda_return, minibatches, neighborhood_advantage, normalized
+from dmpo_deep.ppo import Agents, clipped_loss, lambda_return, minibatches, neighborhood_advantage, normalized
 from dmpo_deep.presets import Preset
 from dmpo_deep.rollout import rollout
 from dmpo_theory.graph import erdos_renyi, ring, star
@@ -134,8 +134,8 @@ def agents_and_data(**fields):
 
 def mean_entropy(agents, data):
     with torch.no_grad():
-        heard = agents.actor.net.gather(torch.from_numpy(data.obs))
-        return entropy(agents.actor.log_probabilities(heard)).mean()
+        logs = agents.actor.log_probabilities(agents.actor.net.gather(torch.from_numpy(data.obs)))
+    return torch.distributions.Categorical(logits=logs).entropy().mean()
 
 
 def test_entropy_is_a_bonus():
