@@ -20,7 +20,7 @@ from dmpo_deep.check.critic import critic_error, fit, settled_on_joint
 from dmpo_deep.check.gradient import check_gradient
 from dmpo_deep.check.run import Report, run, stages
 from dmpo_deep.check.setting import Setting
-from dmpo_deep.check.statistics import LEVEL
+from dmpo_deep.check.statistics import LEVEL, Finding
 from dmpo_deep.nets import one_thread
 from dmpo_theory.graph import named_graph
 from dmpo_theory.instance_file import load_instance
@@ -84,18 +84,23 @@ def test_the_learner_computes_what_it_should(case: str, seed: int, learned: Lear
     assert not report.failed, report.failed
 
 
+def named(bug: str, report: Report) -> list[Finding]:
+    return [f for f in report.failed if f.check.startswith(BUGS[bug].found_by)]
+
+
 @pytest.mark.parametrize("bug", BUGS)
 def test_a_mistake_is_found_by_the_check_that_is_named_for_it(
     bug: str, seed: int, record_property: Callable[[str, object], None]
 ) -> None:
     setting = Setting(*noisy_relay(6), seed=seed)
-    report, found = Report(), []
+    report = Report()
     with one_thread(), BUGS[bug].active(setting) as wrong:
         for _ in stages(wrong, [2], report):
-            if found := [f for f in report.failed if f.check.startswith(BUGS[bug].found_by)]:
+            if named(bug, report):
                 break
-    worst = min(found or report.failed, key=lambda f: f.p)
-    assert found, f"found only by {worst}"
+    found = named(bug, report)
+    assert found, f"found only by {report.failed}"
+    worst = min(found, key=lambda f: f.p)
     record_property("bug", (bug, worst.check, worst.about, worst.worst, worst.p))
 
 

@@ -37,16 +37,11 @@ def sampled_gradient(agents: Agents, data: Trajectory) -> Array:
     """
     nets: LocalTables = agents.actor.net  # type: ignore[assignment]
     heard = nets.gather(torch.from_numpy(data.obs))
-    with torch.no_grad():
-        logits = nets(heard)
-    logits.requires_grad_()
-    handle = nets.register_forward_hook(lambda *_: logits)  # leave the network out: the derivative is in its outputs
-    logs = agents.actor.log_probabilities(heard)
-    handle.remove()
-    first = [torch.from_numpy(x).flatten(end_dim=1).T for x in (data.action, data.log_prob)]
-    log_prob = logs.gather(-1, first[0][..., None])[..., 0]
+    logits = nets(heard).detach().requires_grad_()
+    action, old = (torch.from_numpy(x).flatten(end_dim=1).T for x in (data.action, data.log_prob))
+    log_prob, _ = agents.actor.head.evaluate(logits, action)
     advantage = agents.estimates(data)[1].flatten(end_dim=1).T
-    loss = clipped_loss(log_prob, first[1], advantage, agents.preset.clip).sum()
+    loss = clipped_loss(log_prob, old, advantage, agents.preset.clip).sum()
     (slope,) = torch.autograd.grad(loss, logits)
     steps, copies, n = data.action.shape
     by_sample = -(slope * steps * copies).reshape(n, steps, copies, -1).permute(3, 1, 2, 0).numpy()

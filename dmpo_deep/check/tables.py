@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dmpo_deep.nets import NEVER, Actor, LocalNets
+from dmpo_deep.nets import NEVER, LocalNets
+from dmpo_deep.policies import Actor
 from dmpo_theory.bootstrap import states_of
 from dmpo_theory.mdp import Array, LocalPolicy, NetworkedMDP
 
