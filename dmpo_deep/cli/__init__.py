@@ -9,7 +9,7 @@ from typing import Any
 import tyro
 from tyro.conf import FlagCreatePairsOff
 
-from dmpo_deep.cli.check import check
+from dmpo_deep.cli.check import check, gap
 from dmpo_deep.cli.common import Unexpected
 from dmpo_deep.cli.learner import envs, evaluate, plot, search, train
 from dmpo_deep.cli.theory import audit, bounds, kappa, solve
@@ -35,6 +35,7 @@ The learner:
 The learner against exact truth:
   dmpo check FILE --out runs/check        models, critics, gradients and model rollouts of one MDP
   dmpo check --bug own-reward             a deliberate mistake, and which check finds it
+  dmpo gap --out runs/gap                 learning curves against the optimum, without noise of evaluation
 
 `dmpo COMMAND --help` explains each."""
 
@@ -49,6 +50,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "evaluate": evaluate,
     "plot": plot,
     "check": check,
+    "gap": gap,
 }
 
 
