@@ -178,9 +178,8 @@ def write(graphs: Sequence[str], algos: Sequence[str], seeds: Sequence[int], fol
             ("black", *COLORS), json.loads((folder / f"{name}-ascent.json").read_text()).items(), strict=False
         ):
             shares = level.share(np.array(values))
-            left.plot(
-                np.maximum(shares, FLOOR), color=color, lw=1.1, label=f"truncated, {kind}" if "k" in kind else kind
-            )
+            exact = color == "black"
+            left.plot(np.maximum(shares, FLOOR), color=color, lw=1.1, label=kind, ls="--" if exact else "-", zorder=3)
             final[f"gap of ascent, {kind}"] = shares[-1]
             rows += [(name, "ascent", kind, "", step, value) for step, value in enumerate(values)]
         for color, algo in zip(COLORS, algos, strict=False):

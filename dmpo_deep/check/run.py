@@ -160,9 +160,12 @@ def draw(report: Report, path: Path) -> None:
     right.plot([], [], color="0.5", ls="--", label="bound")
     right.set_xlabel("steps T of a model rollout", fontsize=8)
     right.set_ylabel("largest error of a target", fontsize=8)
-    for axes in (left, middle):
+    shown = [min(x.fitted for x in report.critics), min(min(x.noise, x.critic_bias) for x in report.gradients)]
+    for axes, least in zip((left, middle), shown, strict=True):
         axes.set_xlabel("kappa", fontsize=8)
         axes.set_xticks(kappas)
+        axes.set_yscale("log")
+        axes.set_ylim(bottom=least / 3)
     for axes in (left, middle, right):
         axes.set_yscale("log")
         axes.yaxis.label.set_size(8)
@@ -181,6 +184,6 @@ def _line(axes: Any, x: Sequence[float], y: Sequence[float], label: str | None, 
 def _bars(
     axes: Any, x: Sequence[float], y: Sequence[float], width: Sequence[float], label: str, color: str = "#CC79A7"
 ) -> None:
-    """Points with intervals, cut below at a hundredth of the point: the axis is logarithmic."""
-    low = [min(w, 0.99 * v) for v, w in zip(y, width, strict=True)]
+    """Points with intervals, which on a logarithmic axis cannot reach down to zero: they leave the picture."""
+    low = [min(w, v * (1 - 1e-6)) for v, w in zip(y, width, strict=True)]
     axes.errorbar(x, y, yerr=[low, width], fmt="s", ms=3, lw=0.9, capsize=2, color=color, label=label)

@@ -26,6 +26,7 @@ class LocalTables(nn.Module):
     """
 
     index: Tensor
+    real: Tensor
     stride: Tensor
 
     def __init__(self, nets: LocalNets, n_states: Sequence[int]) -> None:
@@ -35,6 +36,7 @@ class LocalTables(nn.Module):
         sizes = np.where(real, np.array(n_states)[index], 1)
         behind = np.cumprod(np.concatenate([sizes[:, 1:], np.ones((len(sizes), 1), int)], axis=1)[:, ::-1], axis=1)
         self.register_buffer("index", torch.from_numpy(index), persistent=False)
+        self.register_buffer("real", nets.real, persistent=False)
         self.register_buffer("stride", torch.from_numpy(behind[:, ::-1] * real), persistent=False)
         self.table = nn.Parameter(torch.zeros(len(sizes), int(sizes.prod(axis=1).max()), nets.bias[-1].shape[-1]))
 
@@ -55,7 +57,7 @@ class LocalTables(nn.Module):
                 self.table[i, : len(table), : columns.shape[1]] = torch.from_numpy(columns)
 
 
-def heard_by(nets: LocalNets) -> list[tuple[int, ...]]:
+def heard_by(nets: LocalNets | LocalTables) -> list[tuple[int, ...]]:
     """Whom each agent's network hears, ascending: ``n`` tuples."""
     return [tuple(index[real].tolist()) for index, real in zip(nets.index, nets.real, strict=True)]
 

@@ -109,7 +109,7 @@ def gap(
     graphs: str = "ring:6,star:5,erdos-renyi:6",
     algos: str = "dmpo,dppo",
     seeds: int = 5,
-    steps: int = 12_000,
+    steps: int = 8_000,
     every: int = 400,
     set: Settings = (("concentration=0.5",),),
 ) -> None:
