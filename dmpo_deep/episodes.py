@@ -50,6 +50,12 @@ class Episodes:
         return f"{self.mean:.2f} (sd {self.sd:.2f}; {'; '.join(filter(None, (count, measured)))}){score}"
 
 
+def require_end(env: NetworkedEnv) -> None:
+    """Refuse episodes that never end."""
+    if env.horizon == math.inf:
+        raise ValueError(f"the episodes of {env.task} have no end to be measured at; give horizon=1000")
+
+
 def play(
     env: NetworkedEnv, policy: Policy, starts: np.random.Generator, acts: np.random.Generator, skip: int = 0
 ) -> Episodes:
@@ -67,8 +73,7 @@ def play(
     """
     if not 0 <= skip < env.horizon:
         raise ValueError(f"skip = {skip}; give 0 to {env.horizon - 1}, for some step of an episode must be measured")
-    if env.horizon == math.inf:
-        raise ValueError(f"the episodes of {env.task} have no end to be measured at; give horizon=1000")
+    require_end(env)
     obs = env.reset(starts)
     metric, steps = np.zeros(env.batch), np.zeros(env.batch)
     measures = {name: np.zeros(env.batch) for name in env.measures}

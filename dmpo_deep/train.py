@@ -20,6 +20,7 @@ from dmpo_deep import DEFAULT_PRESET, EVAL_EVERY, checkpoint, log
 from dmpo_deep.config import RunConfig, read_config
 from dmpo_deep.dmpo import DMPO
 from dmpo_deep.envs import make_env, named_task
+from dmpo_deep.episodes import require_end
 from dmpo_deep.evaluate import evaluate_policy
 from dmpo_deep.nets import one_thread
 from dmpo_deep.ppo import DPPO, Agents
@@ -124,6 +125,7 @@ def train(
     elif run.exists():
         raise FileExistsError(f"{run} exists; give another --out, or --resume to continue it")
     env = make_env(task, chosen.copies, gamma=chosen.gamma, **chosen.environment)
+    require_end(env)
     learner = ALGORITHMS[algo](env, chosen, seed)
     books, saved = learner.collector, run / log.CHECKPOINT
     epoch, seconds, rows = 0, 0.0, []

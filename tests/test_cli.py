@@ -277,9 +277,63 @@ def test_search_writes_what_evaluate_reads(tmp_path: Path, capsys: pytest.Captur
     assert "exists; give another file" in capsys.readouterr().err
 
 
+def test_check_writes_its_tables_and_a_bug_is_status_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("torch")
+    pytest.importorskip("matplotlib")
+    small = ("path", "--set", "n=3", "--kappas", 1, "--copies", 400)
+    assert run("check", *small, "--out", tmp_path / "ok") == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith(f"Results: {tmp_path / 'ok'} (findings.csv")
+    names = ("findings.csv", "critics.csv", "gradients.csv", "rollouts.csv", "check.png", "check.pdf")
+    assert sorted(path.name for path in (tmp_path / "ok").iterdir()) == sorted(names)
+    with (tmp_path / "ok" / "findings.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {row["passed"] for row in rows} == {"1"}
+    assert run("check", *small, "--out", tmp_path / "ok") == 2
+    assert "exists; give another --out, or --overwrite" in capsys.readouterr().err
+    assert run("check", *small, "--out", tmp_path / "bug", "--bug", "own-advantage") == 1
+    shown = capsys.readouterr()
+    assert "FAILS" in shown.out
+    assert "checks failed: policy gradient" in shown.err
+    assert run("check", "--bug", "list") == 0
+    assert "matrix-power" in capsys.readouterr().out
+
+
+def test_a_study_of_the_gap_goes_on_where_it_was_stopped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("torch")
+    pytest.importorskip("matplotlib")
+    out = tmp_path / "gap"
+    small = ("--graphs", "path:2", "--algos", "dppo", "--seeds", 1, "--steps", 400, "--out", out)
+    assert run("gap", *small) == 0
+    assert "gap of dppo" in capsys.readouterr().out
+    kept = out / "path-2-dppo-s0.json"
+    kept.write_text(kept.read_text().replace("400", "401"))
+    (out / "path-2-levels.json").unlink()
+    assert run("gap", *small) == 0
+    assert (out / "path-2-levels.json").is_file()
+    with (out / "gap.csv").open() as file:
+        assert any(row["step"] == "401" for row in csv.DictReader(file)), "a finished part was done again"
+    assert run("gap", *small[:-3], 800, "--out", out) == 2
+    assert "holds no study with these settings" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (("check", "rign", "--out", "{tmp}/r"), "mdp = 'rign' is no instance file, nor a graph family"),
+        (("check", "--bug", "own-rewrd", "--out", "{tmp}/r"), "unknown bug 'own-rewrd'; did you mean 'own-reward'?"),
+        (("check", "--kappas", "0,x", "--out", "{tmp}/r"), "--kappas '0,x' is no list of whole numbers"),
+        (("check", "--copies", "5", "--out", "{tmp}/r"), "--copies 5 is too small; it must be at least 100"),
+        (("check", "--level", "0", "--out", "{tmp}/r"), "--level 0.0 is no probability between 0 and 1"),
+        (("check", "--set", "n=16", "--out", "{tmp}/r"), "the chain on 65536 joint states needs 256 GiB"),
+        (("gap", "--graphs", "ring", "--out", "{tmp}/r"), "--graphs 'ring' is not FAMILY:N; give for example ring:6"),
+        (("gap", "--algos", "dmpo,ppo", "--out", "{tmp}/r"), "unknown algorithm 'ppo'"),
+        (("train", "tabular:none", "--out", "{tmp}/r"), "mdp = 'none' is no instance file, nor a graph family"),
+        (("train", "tabular:star", "--set", "gamma=1.5", "--out", "{tmp}/r"), "gamma = 1.5 is out of range"),
+        (
+            ("train", "tabular:star", "--set", "environment.horizon=inf", "--out", "{tmp}/r"),
+            "have no end to be measured",
+        ),
+        (("evaluate", "tabular:star", "--set", "horizon=inf"), "have no end to be measured at; give horizon=1000"),
         (("train", "ring", "--out", "{tmp}/r"), "ring has continuous actions, Box(-1.0, 1.0, (1,), float64), and the"),
         (("evaluate", "rnig"), "unknown task (and no run directory) 'rnig'; did you mean 'ring'?"),
         (
