@@ -17,7 +17,7 @@ pytest.importorskip("gymnasium")
 
 from dmpo_deep.check.bugs import BUGS
 from dmpo_deep.check.critic import critic_error, fit, settled_on_joint
-from dmpo_deep.check.gradient import check_gradient
+from dmpo_deep.check.gradient import check_gradient, expected, truncated
 from dmpo_deep.check.run import Report, run, stages
 from dmpo_deep.check.setting import Setting
 from dmpo_deep.check.statistics import LEVEL, Finding
@@ -119,18 +119,14 @@ def test_critic_errors_follow_the_exact_curve_on_a_ring_of_eight(seed: int) -> N
 @one_thread()
 def test_truncated_gradients_have_two_routes(seed: int) -> None:
     """Theorem 2's code and the general expectation of an estimate agree, and so does the code's own estimate."""
-    from dmpo_deep.check.gradient import _extended, _truncated, expected
-
     mdp, policy = drawn("star", 5)
     setting = Setting(mdp, policy, seed=seed)
     for kappa in (0, 1):
-        general = expected(setting, policy, kappa, 0.0, _extended(setting, kappa))
-        np.testing.assert_allclose(general, _truncated(setting, policy, kappa), atol=1e-14)
+        general = expected(setting, policy, kappa, 0.0, setting.extended(kappa))
+        np.testing.assert_allclose(general, truncated(setting, policy, kappa), atol=1e-14)
     assert check_gradient(setting, 1, 0.0, setting.sample(0)).passed
 
 
 def test_the_fixed_point_is_not_the_conditional_expectation() -> None:
     setting = Setting(*noisy_relay(6))
-    from dmpo_deep.check.gradient import _extended
-
-    assert np.abs(settled_on_joint(setting, 1) - _extended(setting, 1)).max() > 0.1
+    assert np.abs(settled_on_joint(setting, 1) - setting.extended(1)).max() > 0.1

@@ -21,7 +21,6 @@ from dmpo_theory.bootstrap import seen_target
 from dmpo_theory.bounds import BOUNDS
 from dmpo_theory.bounds import Setting as BoundSetting
 from dmpo_theory.envelope import each_envelope
-from dmpo_theory.extended import extended_value
 from dmpo_theory.gradient import marginal
 from dmpo_theory.mdp import Array
 
@@ -74,7 +73,7 @@ class Fit:
 
 def settled_on_joint(setting: Setting, kappa: float) -> Array:
     """``V^phi`` of every agent with radius ``kappa``, as functions of the joint state: ``[n, X]``."""
-    members = [setting.mdp.graph.neighbors(i, kappa) for i in range(setting.mdp.n)]
+    members = setting.balls(kappa)
     pairs = _targets(setting, members)
     tables = [np.asarray(np.linalg.solve(np.eye(len(start)) - known, start)) for start, known in pairs]
     return on_joint(setting.mdp, tables, members)
@@ -200,7 +199,7 @@ def critic_error(setting: Setting, kappa: int, found: Fit) -> CriticError:
     """Errors of fitted, settled and extended critics against exact values, with the bounds on them."""
     mdp, settled = setting.mdp, settled_on_joint(setting, kappa)
     fitted = on_joint(mdp, found.tables, found.members)
-    errors = [float(np.abs(v - setting.values).max()) for v in (fitted, settled, _extended(setting, kappa))]
+    errors = [float(np.abs(v - setting.values).max()) for v in (fitted, settled, setting.extended(kappa))]
     bounds = BoundSetting.of(mdp, setting.policy)
     printed, corrected = (max(map(float, BOUNDS[f"theorem1-{b}"].value(bounds, kappa))) for b in ("printed", "tight"))
     envelope = max(float(e.errors()[-1]) for e in each_envelope(mdp, setting.policy, kappa))
@@ -211,7 +210,7 @@ def critic_error(setting: Setting, kappa: int, found: Fit) -> CriticError:
 def _within_bounds(setting: Setting, kappa: float) -> Finding:
     """``|V^phi - V_i| <= span gamma^t / (1 - gamma)``, and gamma times that from the extended value, for all i."""
     bounds, mdp = BoundSetting.of(setting.mdp, setting.policy), setting.mdp
-    settled, extended = settled_on_joint(setting, kappa), _extended(setting, kappa)
+    settled, extended = settled_on_joint(setting, kappa), setting.extended(kappa)
     pairs = []
     for i in range(mdp.n):
         delay = bounds.first_effect(bounds.outside_distance(i, mdp.graph.neighbors(i, kappa)))
@@ -221,16 +220,6 @@ def _within_bounds(setting: Setting, kappa: float) -> Finding:
             (float(np.abs(settled[i] - extended[i]).max()), mdp.gamma * size, f"agent {i}, from its expectation"),
         ]
     return within("bounds on the fixed point", f"kappa {kappa:g}", pairs, setting.level)
-
-
-def _extended(setting: Setting, kappa: float) -> Array:
-    """``E[V_i | s_{N_i^kappa}]`` under the data's law, ``[n, X]``."""
-    pairs = zip(setting.values, _balls(setting, kappa), strict=True)
-    return np.stack([extended_value(setting.mdp, value, ball, setting.reference) for value, ball in pairs])
-
-
-def _balls(setting: Setting, kappa: float) -> list[tuple[int, ...]]:
-    return [setting.mdp.graph.neighbors(i, kappa) for i in range(setting.mdp.n)]
 
 
 def _targets(setting: Setting, members: list[tuple[int, ...]]) -> list[tuple[Array, Array]]:

@@ -21,7 +21,6 @@ from dmpo_deep.rollout import Trajectory
 from dmpo_theory.bootstrap import advantage_continuation
 from dmpo_theory.bounds import BOUNDS
 from dmpo_theory.bounds import Setting as BoundSetting
-from dmpo_theory.extended import extended_value
 from dmpo_theory.gradient import expected_gradient, marginal, policy_gradient, state_gradient, truncated_gradient
 from dmpo_theory.mdp import Array, LocalPolicy
 
@@ -62,6 +61,21 @@ def expected(setting: Setting, policy: LocalPolicy, kappa: float, lam: float, cr
     return padded(tables)
 
 
+def truncated(setting: Setting, policy: LocalPolicy, kappa: float) -> Array:
+    """Theorem 2: truncated gradients, reading (i)(b), with conditional expectations as critics: ``[n, L, A]``."""
+    return padded(
+        truncated_gradient(
+            setting.mdp,
+            policy,
+            setting.values,
+            setting.law,
+            kappa,
+            reference=setting.reference,
+            reward="neighborhood",
+        )
+    )
+
+
 def check_gradient(
     setting: Setting, kappa: float, lam: float, data: Trajectory, critics: Array | None = None
 ) -> Finding:
@@ -76,11 +90,11 @@ def check_gradient(
             and the TD residual the expectation is Theorem 2's truncated gradient, by its own code.
     """
     agents, policy = _agents(setting, kappa, lam)
-    put(agents, setting, _extended(setting, kappa) if critics is None else critics)
+    put(agents, setting, setting.extended(kappa) if critics is None else critics)
     if critics is None and lam == 0:
-        exact, name = _truncated(setting, policy, kappa), "exact critic, TD"
+        exact, name = truncated(setting, policy, kappa), "exact critic, TD"
     else:
-        given = _extended(setting, kappa) if critics is None else critics
+        given = setting.extended(kappa) if critics is None else critics
         exact = expected(setting, policy, kappa, lam, given)
         name = f"{'exact' if critics is None else 'fitted'} critic, {f'GAE {lam:g}' if lam else 'TD'}"
     acts = [table.reshape(-1, table.shape[-1]) for table in policy.table]
@@ -123,7 +137,7 @@ def gradient_error(setting: Setting, kappa: int, found: Fit, data: Trajectory) -
     critics = on_joint(mdp, found.tables, found.members)
     put(agents, setting, critics)
     mean = expected(setting, policy, kappa, 0.0, critics)
-    truncated = _truncated(setting, policy, kappa)
+    cut = truncated(setting, policy, kappa)
     exact = padded(policy_gradient(mdp, policy, setting.values, setting.law))
     sample = (sampled_gradient(agents, data) - mean).reshape(len(data.obs[0]), -1)
     noise, spread = sample.mean(axis=0), sample.std(axis=0, ddof=1) / np.sqrt(len(sample))
@@ -140,9 +154,9 @@ def gradient_error(setting: Setting, kappa: int, found: Fit, data: Trajectory) -
         _norm(exact),
         _norm(noise),
         _norm(half_width(spread[spread > 0], len(sample) - 1, setting.level)),
-        _norm(mean - truncated),
+        _norm(mean - cut),
         _norm(half_width(wobble[wobble > 0], GROUPS - 1, setting.level)),
-        _norm(truncated - exact),
+        _norm(cut - exact),
         *named,
     )
 
@@ -169,26 +183,6 @@ def _agents(setting: Setting, kappa: float, lam: float) -> tuple[Agents, LocalPo
     """Agents, and the frozen policy as a table over what their actors hear."""
     agents = setting.agents(kappa, lam)
     return agents, widened(setting.mdp, setting.policy, agents.actor.net.members)  # type: ignore[arg-type]
-
-
-def _extended(setting: Setting, kappa: float) -> Array:
-    balls = [setting.mdp.graph.neighbors(i, kappa) for i in range(setting.mdp.n)]
-    pairs = zip(setting.values, balls, strict=True)
-    return np.stack([extended_value(setting.mdp, value, ball, setting.reference) for value, ball in pairs])
-
-
-def _truncated(setting: Setting, policy: LocalPolicy, kappa: float) -> Array:
-    return padded(
-        truncated_gradient(
-            setting.mdp,
-            policy,
-            setting.values,
-            setting.law,
-            kappa,
-            reference=setting.reference,
-            reward="neighborhood",
-        )
-    )
 
 
 def _norm(x: Array) -> float:

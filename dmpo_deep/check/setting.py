@@ -20,7 +20,7 @@ from dmpo_theory.bootstrap import rollout_target
 from dmpo_theory.closed_loop import ClosedLoop, closed_loop
 from dmpo_theory.errors import require_memory
 from dmpo_theory.exact import local_values
-from dmpo_theory.extended import JointLaw
+from dmpo_theory.extended import JointLaw, extended_value
 from dmpo_theory.laws import occupancy
 from dmpo_theory.mdp import Array, LocalPolicy, NetworkedMDP
 
@@ -124,6 +124,15 @@ class Setting:
     def values(self) -> Array:
         """Exact ``V_i``, ``[n, X]``."""
         return local_values(self.mdp, self.policy).values
+
+    def balls(self, kappa: float) -> list[tuple[int, ...]]:
+        """``N_i^kappa`` of every agent."""
+        return [self.mdp.graph.neighbors(i, kappa) for i in range(self.mdp.n)]
+
+    def extended(self, kappa: float) -> Array:
+        """``E[V_i | s_{N_i^kappa}]`` under the data's law, as functions of the joint state: ``[n, X]``."""
+        pairs = zip(self.values, self.balls(kappa), strict=True)
+        return np.stack([extended_value(self.mdp, value, ball, self.reference) for value, ball in pairs])
 
     @cached_property
     def target(self) -> tuple[Array, Array]:
