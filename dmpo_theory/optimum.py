@@ -85,11 +85,14 @@ def ascent(
 ) -> Iterator[tuple[float, LocalPolicy]]:
     """``J`` and the policy, at the uniform policy and after each of ``steps`` steps along ``direction``.
 
+    In each step the logits of each agent move by ``rate`` at most, however small its gradient: a plain step would come
+    to a halt near deterministic policies, as an optimiser with normalised steps does not.
+
     Args:
         mdp: the networked MDP.
         direction: of the change in the logits.
         steps: number of steps.
-        rate: size of a step, in logits per unit of direction.
+        rate: largest change of a logit in a step.
         radius: of what policies read.
     """
     logits = uniform_logits(mdp, radius)
@@ -100,7 +103,8 @@ def ascent(
         yield float(values.mean()), policy
         if step < steps:
             moves = direction(mdp, policy, values, law)
-            logits = [table + rate * move for table, move in zip(logits, moves, strict=True)]
+            sizes = [max(float(np.abs(move).max()), np.finfo(np.float64).tiny) for move in moves]
+            logits = [t + rate / size * move for t, size, move in zip(logits, sizes, moves, strict=True)]
 
 
 def best_local(

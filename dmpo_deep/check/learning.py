@@ -40,8 +40,8 @@ from dmpo_theory.optimum import (
 
 STARTS = 50
 """Exact ascents from random starts."""
-ASCENT_STEPS, RATE = 400, 20.0
-"""Steps of noise-free ascent from the uniform policy, and their size in logits per unit of gradient."""
+ASCENT_STEPS, RATE = 400, 0.1
+"""Steps of noise-free ascent from the uniform policy, and the largest change of a logit in each."""
 FLOOR = 1e-4
 """The smallest share of the gap that the figure tells from none."""
 
