@@ -20,8 +20,9 @@ from dmpo_deep.rollout import Trajectory
 from dmpo_theory.bootstrap import states_of
 from dmpo_theory.mdp import Array, NetworkedMDP, on_joint_states
 
-RATES = (1e-2, 3e-3, 1e-3, 3e-4)
-"""Step sizes of Adam, one after another; what remains of its noise is a fraction of the sampling error."""
+FIRST_RATE, LAST_RATE, RATES = 1e-2, 12.0, 5
+"""Step sizes of Adam fall from the first to ``LAST_RATE`` over the number of samples: what remains of its noise is then
+a fraction of the sampling error, however many there are."""
 STEPS, BATCH = 300, 1024
 REWARD_TOLERANCE = 0.02
 """Largest error of the mean reward, in units of the agent's range of rewards."""
@@ -76,9 +77,9 @@ def fitted_model(setting: Setting, kappa: float, data: Trajectory) -> Categorica
     model = local_model(setting.env(1), preset, torch.Generator().manual_seed(setting.seed))
     buffer, rng = TransitionBuffer(data.reward[..., 0].size), np.random.default_rng([setting.seed, 77])
     buffer.add(data)
-    for rate in RATES:
+    for rate in np.geomspace(FIRST_RATE, min(LAST_RATE / len(buffer), 0.1 * FIRST_RATE), RATES):
         for group in model.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = float(rate)
         model.fit(buffer, STEPS, BATCH, rng)
     return model  # type: ignore[return-value]
 
