@@ -13,19 +13,23 @@ from typing import Any
 import numpy as np
 import torch
 
+from dmpo_deep import communication
 from dmpo_deep.buffer import TransitionBuffer
 from dmpo_deep.envs import NetworkedEnv
+from dmpo_deep.hyperparameters import ModelPreset
 from dmpo_deep.model import ModelEnv, local_model
+from dmpo_deep.phases import Stopwatch
 from dmpo_deep.ppo import Agents
-from dmpo_deep.presets import ModelPreset
 from dmpo_deep.rollout import Collector, rollout
 
 
 class DMPO:
     """Algorithm 1 on ``env``; the radii of policies, critics and models are three fields of the preset."""
 
+    population = Agents
+
     def __init__(self, env: NetworkedEnv, preset: ModelPreset, seed: int) -> None:
-        self.preset, self.rng = preset, np.random.default_rng(seed)
+        self.preset, self.rng, self.watch = preset, np.random.default_rng(seed), Stopwatch()
         weights = torch.Generator().manual_seed(seed)
         self.agents = Agents(env, preset, weights)  # 1: actors and critics
         self.model = local_model(env, preset, weights)  # 1: local models
@@ -35,20 +39,36 @@ class DMPO:
 
     def epoch(self) -> dict[str, float | None]:
         """Lines 4-13, once; what is worth logging."""
-        preset, actor, first = self.preset, self.agents.actor, not len(self.data)
-        real = self.collector.collect(actor, preset.warmup_steps if first else preset.rollout_steps)  # 4
+        preset, watch, actor, first = self.preset, self.watch, self.agents.actor, not len(self.data)
+        with watch("collect"):
+            real = self.collector.collect(actor, preset.warmup_steps if first else preset.rollout_steps)  # 4
         log: dict[str, float | None] = {}
-        if not first:  # before the model sees it: the error is out of sample
-            log["model_error"] = self.model.one_step_error(real)
-            log["model_error_at_horizon"] = self.model.open_loop_error(real, preset.model_horizon)
-        self.data.add(real)  # 4
-        log["model_loss"] = self.model.fit(self.data, preset.model_steps, preset.model_batch, self.rng)  # 5
+        with watch("model"):
+            if not first:  # before the model sees it: the error is out of sample
+                log["model_error"] = self.model.one_step_error(real)
+                log["model_error_at_horizon"] = self.model.open_loop_error(real, preset.model_horizon)
+            self.data.add(real)  # 4
+            log["model_loss"] = self.model.fit(self.data, preset.model_steps, preset.model_batch, self.rng)  # 5
         rounds = []
         for _ in range(preset.model_rounds):  # 7: B rounds
-            self.model_env.reset(self.rng)  # 8, 9: M branches
-            imagined = rollout(self.model_env, actor, preset.model_horizon, self.rng)  # 6, 10, 11: D^M
-            rounds.append(self.agents.update(imagined, self.rng))  # 12, 13: G gradient steps
-        return log | {name: float(np.mean([r[name] for r in rounds])) for name in rounds[0]}
+            with watch("imagine"):
+                self.model_env.reset(self.rng)  # 8, 9: M branches
+                imagined = rollout(self.model_env, actor, preset.model_horizon, self.rng)  # 6, 10, 11: D^M
+            with watch("update"):
+                rounds.append(self.agents.update(imagined, self.rng))  # 12, 13: G gradient steps
+        means = {name: float(np.mean([r[name] for r in rounds])) for name in rounds[0]}
+        return {**log, **means, **self._floats(real.metric.size), **watch.take()}
+
+    def _floats(self, steps: int) -> dict[str, float]:
+        preset, graph, d = self.preset, self.agents.graph, self.agents.features
+        hears, models = preset.kappa_policy, preset.kappa_model
+        imagined = preset.model_rounds * preset.branches * preset.model_horizon / steps
+        judged = communication.judging(graph, d, preset.kappa_critic, heard=max(hears, models))
+        return {
+            "floats_policy": communication.acting(graph, d, hears),
+            "floats_model": communication.modelling(graph, d, models, hears, imagined),
+            "floats_critic": imagined * judged,
+        }
 
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to continue bit for bit."""

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from dmpo_deep.buffer import TransitionBuffer
 from dmpo_deep.envs import NetworkedEnv, Step, action_counts
+from dmpo_deep.hyperparameters import ModelPreset
 from dmpo_deep.nets import NEVER, LocalNets, beyond, require_finite
-from dmpo_deep.presets import ModelPreset
 from dmpo_deep.rollout import Trajectory
 from dmpo_theory.graph import AgentGraph
 

@@ -47,6 +47,14 @@ def beyond(counts: Sequence[int]) -> Tensor:
     return torch.arange(max(counts)) >= torch.tensor(counts)[:, None, None]
 
 
+def stacked(n: int, before: int, after: int, gain: float, rng: torch.Generator) -> Tensor:
+    """One orthogonal matrix for each agent, ``[n, before, after]``."""
+    weight = torch.empty(n, before, after)
+    for matrix in weight:
+        nn.init.orthogonal_(matrix, gain, generator=rng)
+    return weight
+
+
 class LocalNets(nn.Module):
     """One multi-layer perceptron per agent on the observations of ``N_i^kappa``, orthogonally initialised.
 
@@ -81,10 +89,7 @@ class LocalNets(nn.Module):
         self.register_buffer("real", torch.from_numpy(real), persistent=False)
         sizes = [index.shape[1] * features + own, *hidden, outputs]
         gains = [2**0.5] * len(hidden) + [gain]
-        weights = [torch.empty(graph.n, before, after) for before, after in pairwise(sizes)]
-        for layer, scale in zip(weights, gains, strict=True):
-            for matrix in layer:
-                nn.init.orthogonal_(matrix, scale, generator=rng)
+        weights = [stacked(graph.n, *shape, scale, rng) for shape, scale in zip(pairwise(sizes), gains, strict=True)]
         self.weight = nn.ParameterList(weights)
         self.bias = nn.ParameterList([torch.zeros(graph.n, 1, after) for after in sizes[1:]])
 

@@ -19,11 +19,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dmpo_deep.envs import NetworkedEnv
+from dmpo_deep import communication
+from dmpo_deep.envs import NetworkedEnv, Policy
+from dmpo_deep.hyperparameters import ActorCritic, Preset
+from dmpo_deep.learner import ModelFree
 from dmpo_deep.nets import LocalNets, require_finite
 from dmpo_deep.policies import Actor, local_head
-from dmpo_deep.presets import Preset
-from dmpo_deep.rollout import Collector, Trajectory
+from dmpo_deep.rollout import Trajectory
 
 
 def lambda_return(
@@ -87,12 +89,14 @@ def minibatches(size: int, count: int, rng: np.random.Generator) -> Iterator[Ten
     yield from torch.from_numpy(rng.permutation(size)).tensor_split(count)
 
 
-class Agents:
-    """The actors and critics of all agents, and their update by PPO."""
+class LocalAgents:
+    """The actors and critics of all agents, what they hear, and their estimates of targets and advantages."""
 
-    def __init__(self, env: NetworkedEnv, preset: Preset, rng: torch.Generator) -> None:
+    preset: ActorCritic
+
+    def __init__(self, env: NetworkedEnv, preset: ActorCritic, rng: torch.Generator) -> None:
         graph, d = env.graph, env.observation_space.shape[0]
-        self.preset = preset
+        self.preset, self.graph, self.features = preset, graph, d
         self.mask = torch.from_numpy(graph.mask(preset.kappa_critic))
         head = local_head(env, preset.action_sd)
         self.actor = Actor(graph, preset.kappa_policy, d, head, preset.hidden, rng)
@@ -100,6 +104,10 @@ class Agents:
         self.actor_optimizer = torch.optim.Adam(self.actor.parameters(), lr=preset.lr_actor)
         self.critic_optimizer = torch.optim.Adam(self.critic.parameters(), lr=preset.lr_critic)
         self.gradient_steps = 0
+
+    def policy(self, greedy: bool = False) -> Policy:
+        """A policy for new episodes: actions are sampled, or the most probable ones."""
+        return self.actor.greedy if greedy else self.actor
 
     def values(self, obs: Tensor) -> Tensor:
         """``V_i(s_{N_i^kappa})`` for observations ``[T, B, n, d]``: ``[T, B, n]``, detached."""
@@ -117,6 +125,31 @@ class Agents:
         residual = lambda_return(reward, next_value, *ends, preset.gamma, preset.lam) - value
         return target, neighborhood_advantage(residual, self.mask)
 
+    def floats(self) -> dict[str, float]:
+        """Numbers that an agent receives per environment step."""
+        hears, judges = self.preset.kappa_policy, self.preset.kappa_critic
+        return {
+            "floats_policy": communication.acting(self.graph, self.features, hears),
+            "floats_critic": communication.judging(self.graph, self.features, judges, heard=hears),
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Weights, optimisers and the count of gradient steps."""
+        parts = {name: getattr(self, name).state_dict() for name in _PARTS}
+        return {**parts, "gradient_steps": self.gradient_steps}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what :meth:`state_dict` returned."""
+        for name in _PARTS:
+            getattr(self, name).load_state_dict(state[name])
+        self.gradient_steps = state["gradient_steps"]
+
+
+class Agents(LocalAgents):
+    """:class:`LocalAgents` that learn by PPO."""
+
+    preset: Preset
+
     def update(self, data: Trajectory, rng: np.random.Generator) -> dict[str, float]:
         """Lines 12-13: gradient steps on one batch of the current policy's data; what is worth logging.
 
@@ -132,10 +165,10 @@ class Agents:
             FloatingPointError: a weight is not finite any more.
         """
         preset = self.preset
-        target, advantage = map(_agents_first, self.estimates(data))
+        target, advantage = map(agents_first, self.estimates(data))
         if preset.normalize_advantage:
             advantage = normalized(advantage)
-        old, action = _agents_first(torch.from_numpy(data.log_prob)), _agents_first(torch.from_numpy(data.action))
+        old, action = agents_first(torch.from_numpy(data.log_prob)), agents_first(torch.from_numpy(data.action))
         obs = torch.from_numpy(data.obs)
         heard_actor, heard_critic = self.actor.net.gather(obs), self.critic.gather(obs)
 
@@ -149,9 +182,9 @@ class Agents:
                     clipped_loss(log_prob, old[:, part], advantage[:, part], preset.clip),
                     spread.mean(1),
                 )
-                _descend(self.actor_optimizer, (surrogate - preset.entropy * spread).sum(), going)
+                descend(self.actor_optimizer, (surrogate - preset.entropy * spread).sum(), going)
                 squared = value_loss(self.critic(heard_critic[:, part])[..., 0], target[:, part])
-                _descend(self.critic_optimizer, squared.sum())
+                descend(self.critic_optimizer, squared.sum())
                 with torch.no_grad():
                     ratio = (log_prob - old[:, part]).exp()
                     clipped = ((ratio - 1).abs() > preset.clip).float().mean()
@@ -167,27 +200,16 @@ class Agents:
         means = dict(zip(names, torch.stack(rows).mean(dim=0).tolist(), strict=True))
         return means | {"kl": float(kl.mean()), "kl_stopped": float(np.mean(left_out))}
 
-    def state_dict(self) -> dict[str, Any]:
-        """Weights, optimisers and the count of gradient steps."""
-        parts = {name: getattr(self, name).state_dict() for name in _PARTS}
-        return {**parts, "gradient_steps": self.gradient_steps}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what :meth:`state_dict` returned."""
-        for name in _PARTS:
-            getattr(self, name).load_state_dict(state[name])
-        self.gradient_steps = state["gradient_steps"]
-
 
 _PARTS = ("actor", "critic", "actor_optimizer", "critic_optimizer")
 
 
-def _agents_first(x: Tensor) -> Tensor:
+def agents_first(x: Tensor) -> Tensor:
     """``[T, B, n, ...]`` to ``[n, T B, ...]``."""
     return x.flatten(end_dim=1).transpose(0, 1).contiguous()
 
 
-def _descend(optimizer: torch.optim.Optimizer, loss: Tensor, going: Tensor | None = None) -> None:
+def descend(optimizer: torch.optim.Optimizer, loss: Tensor, going: Tensor | None = None) -> None:
     """One step of all agents, or of those in ``going [n]``: the others keep weights and Adam's moments.
 
     Parameters and moments are agent-major. Adam's momentum moves a weight even at zero gradient, so what is to stay
@@ -209,24 +231,7 @@ def _descend(optimizer: torch.optim.Optimizer, loss: Tensor, going: Tensor | Non
         x[~going] = old
 
 
-class DPPO:
-    """Decentralised PPO: each epoch is a real rollout and an update on it."""
+class DPPO(ModelFree):
+    """Decentralised PPO: local actors, local critics, advantages of the neighbourhood."""
 
-    def __init__(self, env: NetworkedEnv, preset: Preset, seed: int) -> None:
-        self.preset, self.rng = preset, np.random.default_rng(seed)
-        self.agents = Agents(env, preset, torch.Generator().manual_seed(seed))
-        self.collector = Collector(env, self.rng)
-
-    def epoch(self) -> dict[str, float | None]:
-        """One rollout of every copy, one update; what is worth logging."""
-        real = self.collector.collect(self.agents.actor, self.preset.rollout_steps)
-        return {**self.agents.update(real, self.rng)}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything needed to continue bit for bit."""
-        return {"agents": self.agents.state_dict(), "collector": self.collector.state_dict()}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what :meth:`state_dict` returned."""
-        self.agents.load_state_dict(state["agents"])
-        self.collector.load_state_dict(state["collector"])
+    population = Agents

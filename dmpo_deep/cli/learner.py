@@ -102,7 +102,7 @@ def train(
 
     Args:
         task: catchup, slowdown, ring, or tabular:FILE for the MDP in an instance file.
-        algo: dmpo or dppo.
+        algo: dmpo, dmpo-true-model (the simulator in the model's place), dppo, cppo, ic3net or ia2c; docs/dmpo.md.
         seed: of everything random in training.
         steps: environment steps in all, warm-up included; one step of one copy of the environment counts as one.
         out: run directory; runs/TASK-ALGO-sSEED by default.
