@@ -168,7 +168,13 @@ class ModelPreset(Branching, Preset):
     model_batch: int = 256
     """Transitions per such step."""
     buffer: int = 50_000
-    """Capacity of D^E in joint transitions; all of it trains the models."""
+    """Capacity of D^E in joint transitions; all of it but ``holdout`` trains the models."""
+    holdout: float = 0.0
+    """Share of real transitions that never trains the models; fitting stops when the error there no longer falls."""
+    ensemble: int = 1
+    """Networks in each local model; in a rollout every prediction is that of a random one."""
+    neighbor_actions: bool = False
+    """Whether a local model knows the actions of the agents it hears, and not only its own."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -189,10 +195,11 @@ _RANGES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "lam": (lambda x: 0 <= x <= 1, "in [0, 1]"),
     "entropy": _NOT_NEGATIVE,
     "value_weight": _POSITIVE,
+    "holdout": (lambda x: 0 <= x < 1, "in [0, 1)"),
     "kl_stop": (lambda x: x > 0, "positive; inf never stops"),
     **dict.fromkeys(("hidden", "hidden_model"), _WIDTHS),
     **dict.fromkeys(("reward_scale", "action_sd", "lr", "lr_actor", "lr_critic", "lr_model", "clip"), _POSITIVE),
     **dict.fromkeys(("copies", "rollout_steps", "updates", "minibatches", "warmup_steps", "model_batch"), _COUNT),
     **dict.fromkeys(("model_steps", "model_rounds", "branches", "model_horizon", "buffer", "recent"), _COUNT),
-    **dict.fromkeys(("critic_steps", "width"), _COUNT),
+    **dict.fromkeys(("critic_steps", "width", "ensemble"), _COUNT),
 }

@@ -15,7 +15,7 @@ from dmpo_deep import communication
 from dmpo_deep.envs import NetworkedEnv
 from dmpo_deep.hyperparameters import IndependentPreset
 from dmpo_deep.learner import ModelFree
-from dmpo_deep.nets import require_finite
+from dmpo_deep.nets import require_finite, tensor
 from dmpo_deep.ppo import LocalAgents, agents_first, descend, normalized, value_loss
 from dmpo_deep.rollout import Trajectory
 
@@ -43,7 +43,7 @@ class IndependentAgents(LocalAgents):
         target, advantage = map(agents_first, self.estimates(data))
         if self.preset.normalize_advantage:
             advantage = normalized(advantage)
-        obs, action = torch.from_numpy(data.obs), agents_first(torch.from_numpy(data.action))
+        obs, action = tensor(data.obs), agents_first(tensor(data.action))
         log_prob, entropy = self.actor.evaluate(self.actor.net.gather(obs), action)
         loss, spread = policy_gradient_loss(log_prob, advantage), entropy.mean(dim=1)
         descend(self.actor_optimizer, (loss - self.preset.entropy * spread).sum())

@@ -28,7 +28,7 @@ from dmpo_deep.communication import others
 from dmpo_deep.envs import NetworkedEnv
 from dmpo_deep.hyperparameters import RecurrentPreset
 from dmpo_deep.learner import ModelFree
-from dmpo_deep.nets import require_finite, stacked
+from dmpo_deep.nets import require_finite, stacked, tensor
 from dmpo_deep.policies import Categorical, Head, local_head
 from dmpo_deep.ppo import agents_first, clipped_loss, descend, divergence, lambda_return, minibatches, normalized
 from dmpo_deep.rollout import Trajectory
@@ -85,8 +85,8 @@ class Talkers(nn.Module):
         index, real = graph.padded_neighbors(1)
         heard = real & (index != np.arange(graph.n)[:, None])
         share = heard / np.maximum(heard.sum(axis=1, keepdims=True), 1)
-        self.register_buffer("index", torch.from_numpy(index), persistent=False)
-        self.register_buffer("weights", torch.from_numpy(share.astype(np.float32)), persistent=False)
+        self.register_buffer("index", tensor(index), persistent=False)
+        self.register_buffer("weights", tensor(share.astype(np.float32)), persistent=False)
         self.encoder, self.encoder_bias = _layer(graph.n, features, width, 2**0.5, rng)
         self.message, self.message_bias = _layer(graph.n, width, width, 1.0, rng)
         self.input, self.input_bias = _layer(graph.n, width, 4 * width, 1.0, rng)
@@ -163,19 +163,19 @@ class Conversation:
     def __call__(self, obs: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Observations ``[B, n, d]`` to actions ``[B, n, ...]`` and log-probabilities, the gates' included."""
         net = self._talkers
-        said, memory = net(torch.from_numpy(obs), net.nothing(len(obs)) if self.memory is None else self.memory)
+        said, memory = net(tensor(obs), net.nothing(len(obs)) if self.memory is None else self.memory)
         if self._greedy:
             (action, acted), (gate, gated) = net.head.mode(said.outputs), net.gates.mode(said.gate)
         else:
             (action, acted), (gate, gated) = net.head.sample(said.outputs, rng), net.gates.sample(said.gate, rng)
-        self.memory = memory._replace(gate=torch.from_numpy(gate.T).to(memory.hidden.dtype))
+        self.memory = memory._replace(gate=tensor(gate.T).to(memory.hidden.dtype))
         self.gates.append(gate)
         return action, acted + gated
 
     def forget(self, where: np.ndarray) -> None:
         """Empty the memory in the copies ``where [B]``, whose episode ended."""
         if self.memory is not None:
-            self.memory = self.memory.forget(torch.from_numpy(where))
+            self.memory = self.memory.forget(tensor(where))
 
 
 @dataclass(frozen=True, eq=False)
@@ -209,11 +209,11 @@ class TalkingAgents:
         data, preset = talk.data, self.preset
         said, after = self._relive(talk)
         # What follows the last step, and what the limit cut off, is valued by one more step of the same memory.
-        following, _ = self.net(torch.from_numpy(data.next_obs).flatten(end_dim=1), after)
+        following, _ = self.net(tensor(data.next_obs).flatten(end_dim=1), after)
         shape = data.reward.shape
         value, next_value = (x.value.T.reshape(shape) for x in (said, following))
-        reward = torch.from_numpy(data.reward) * preset.reward_scale
-        ends = torch.from_numpy(data.terminated), torch.from_numpy(data.truncated)
+        reward = tensor(data.reward) * preset.reward_scale
+        ends = tensor(data.terminated), tensor(data.truncated)
         target = lambda_return(reward, next_value, *ends, preset.gamma, lam=1.0)
         return target, lambda_return(reward, next_value, *ends, preset.gamma, preset.lam) - value
 
@@ -227,8 +227,8 @@ class TalkingAgents:
         target, advantage = map(agents_first, self.estimates(talk))
         if preset.normalize_advantage:
             advantage = normalized(advantage)
-        old, action = agents_first(torch.from_numpy(data.log_prob)), agents_first(torch.from_numpy(data.action))
-        gate = agents_first(torch.from_numpy(talk.gates))
+        old, action = agents_first(tensor(data.log_prob)), agents_first(tensor(data.action))
+        gate = agents_first(tensor(talk.gates))
         samples = torch.arange(target.shape[1]).view(data.ended.shape)
         rows = []
         for _ in range(preset.updates):
@@ -252,8 +252,8 @@ class TalkingAgents:
 
     def _relive(self, talk: Talk, copies: Tensor | None = None) -> tuple[Said, Memory]:
         copies = torch.arange(talk.gates.shape[1]) if copies is None else copies
-        obs, ended = torch.from_numpy(talk.data.obs)[:, copies], torch.from_numpy(talk.data.ended)[:, copies]
-        gates = torch.from_numpy(talk.gates).to(talk.start.hidden.dtype)[:, copies].transpose(1, 2)
+        obs, ended = tensor(talk.data.obs)[:, copies], tensor(talk.data.ended)[:, copies]
+        gates = tensor(talk.gates).to(talk.start.hidden.dtype)[:, copies].transpose(1, 2)
         return self.net.unroll(obs, gates, ended, talk.start.of(copies))
 
     def floats(self) -> dict[str, float]:
@@ -300,7 +300,7 @@ class IC3Net(ModelFree):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what :meth:`state_dict` returned."""
         super().load_state_dict(state)
-        self._conversation.memory = Memory(*state["memory"])
+        self._conversation.memory = Memory(*(part.to(self.agents.net.weights.device) for part in state["memory"]))
 
 
 def _layer(n: int, before: int, after: int, gain: float, rng: torch.Generator) -> tuple[nn.Parameter, nn.Parameter]:

@@ -21,7 +21,7 @@ from gymnasium.spaces import Box
 from torch import Tensor, nn
 
 from dmpo_deep.envs import NetworkedEnv, action_counts
-from dmpo_deep.nets import NEVER, LocalNets, beyond
+from dmpo_deep.nets import NEVER, LocalNets, beyond, tensor
 from dmpo_theory.graph import AgentGraph
 
 FAR = 1e3
@@ -94,7 +94,7 @@ class Gaussian(nn.Module):
             unit = np.where(bounded, (high - low) / 2, 1)
         low, high = (np.nan_to_num(bound, posinf=UNBOUNDED, neginf=-UNBOUNDED) for bound in (low, high))
         for name, value in (("low", low), ("high", high), ("center", center), ("unit", unit)):
-            self.register_buffer(name, torch.from_numpy(value.astype(np.float32)), persistent=False)
+            self.register_buffer(name, tensor(value.astype(np.float32)), persistent=False)
         self.log_sd = nn.Parameter(torch.full((n, 1, self.outputs), math.log(sd)))
 
     def _distribution(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
@@ -124,7 +124,7 @@ class Gaussian(nn.Module):
         """Actions ``[N, n, k]`` within the bounds, float32, and their log-likelihoods ``[N, n]``."""
         mean, sd = self._distribution(outputs)
         shape = (mean.shape[1], mean.shape[0], mean.shape[2])
-        noise = torch.from_numpy(rng.standard_normal(shape, dtype=np.float32)).to(mean.device).transpose(0, 1)
+        noise = tensor(rng.standard_normal(shape, dtype=np.float32)).transpose(0, 1)
         return self._played(outputs, mean + sd * noise)
 
     @torch.no_grad()
@@ -190,7 +190,7 @@ class Actor(nn.Module):
         return self.head.mode(self._outputs(obs))
 
     def _outputs(self, obs: np.ndarray) -> Tensor:
-        outputs: Tensor = self.net(self.net.gather(torch.from_numpy(obs).to(self.net.index.device)))
+        outputs: Tensor = self.net(self.net.gather(tensor(obs)))
         return outputs
 
 

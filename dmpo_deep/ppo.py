@@ -23,7 +23,7 @@ from dmpo_deep import communication
 from dmpo_deep.envs import NetworkedEnv, Policy
 from dmpo_deep.hyperparameters import ActorCritic, Preset
 from dmpo_deep.learner import ModelFree
-from dmpo_deep.nets import LocalNets, require_finite
+from dmpo_deep.nets import LocalNets, require_finite, tensor
 from dmpo_deep.policies import Actor, local_head
 from dmpo_deep.rollout import Trajectory
 
@@ -86,7 +86,7 @@ def divergence(log_prob: Tensor, old_log_prob: Tensor) -> Tensor:
 
 def minibatches(size: int, count: int, rng: np.random.Generator) -> Iterator[Tensor]:
     """A random partition of ``range(size)`` into ``count`` nearly equal parts."""
-    yield from torch.from_numpy(rng.permutation(size)).tensor_split(count)
+    yield from tensor(rng.permutation(size)).tensor_split(count)
 
 
 class LocalAgents:
@@ -97,7 +97,7 @@ class LocalAgents:
     def __init__(self, env: NetworkedEnv, preset: ActorCritic, rng: torch.Generator) -> None:
         graph, d = env.graph, env.observation_space.shape[0]
         self.preset, self.graph, self.features = preset, graph, d
-        self.mask = torch.from_numpy(graph.mask(preset.kappa_critic))
+        self.mask = tensor(graph.mask(preset.kappa_critic))
         head = local_head(env, preset.action_sd)
         self.actor = Actor(graph, preset.kappa_policy, d, head, preset.hidden, rng)
         self.critic = LocalNets(graph, preset.kappa_critic, d, 1, preset.hidden, rng)
@@ -118,9 +118,9 @@ class LocalAgents:
     def estimates(self, data: Trajectory) -> tuple[Tensor, Tensor]:
         """Eqs. 7 and 9: value targets and neighbourhood advantages of every sample, ``[T, B, n]`` each, detached."""
         preset = self.preset
-        ends = torch.from_numpy(data.terminated), torch.from_numpy(data.truncated)
-        reward = torch.from_numpy(data.reward) * preset.reward_scale
-        value, next_value = self.values(torch.from_numpy(data.obs)), self.values(torch.from_numpy(data.next_obs))
+        ends = tensor(data.terminated), tensor(data.truncated)
+        reward = tensor(data.reward) * preset.reward_scale
+        value, next_value = self.values(tensor(data.obs)), self.values(tensor(data.next_obs))
         target = lambda_return(reward, next_value, *ends, preset.gamma, lam=1.0)
         residual = lambda_return(reward, next_value, *ends, preset.gamma, preset.lam) - value
         return target, neighborhood_advantage(residual, self.mask)
@@ -168,8 +168,8 @@ class Agents(LocalAgents):
         target, advantage = map(agents_first, self.estimates(data))
         if preset.normalize_advantage:
             advantage = normalized(advantage)
-        old, action = agents_first(torch.from_numpy(data.log_prob)), agents_first(torch.from_numpy(data.action))
-        obs = torch.from_numpy(data.obs)
+        old, action = agents_first(tensor(data.log_prob)), agents_first(tensor(data.action))
+        obs = tensor(data.obs)
         heard_actor, heard_critic = self.actor.net.gather(obs), self.critic.gather(obs)
 
         rows, left_out = [], []

@@ -70,6 +70,9 @@ _AUTHORS_EVERYWHERE: Mapping[str, Any] = {
     "minibatches": 1,
     "normalize_advantage": True,
     "model_steps": 500,
+    "holdout": 0.0,
+    "ensemble": 1,
+    "neighbor_actions": False,
 }
 
 

@@ -12,23 +12,28 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
 from dmpo_deep import DEFAULT_PRESET, EVAL_EVERY, checkpoint, log
 from dmpo_deep.algorithms import ALGORITHMS
 from dmpo_deep.config import RunConfig, read_config
+from dmpo_deep.controllers import CONTROLLERS, random_level
 from dmpo_deep.envs import make_env, named_task
-from dmpo_deep.evaluate import evaluate_policy
+from dmpo_deep.evaluate import evaluate_controller, evaluate_policy
 from dmpo_deep.learner import Learner
 from dmpo_deep.nets import one_thread
 from dmpo_deep.presets import get_preset, key_values, override
+from dmpo_deep.watch import Watch, radii_beyond
 from dmpo_theory.errors import unknown_name
 
 COLUMNS = (
     *("env_steps", "epoch", "train_return", "eval_sampled", "eval_greedy", "eval_collisions", "eval_collisions_greedy"),
     *("policy_loss", "value_loss", "entropy", "kl", "kl_stopped", "clip_fraction", "gates_open"),
-    *("model_loss", "model_error", "model_error_at_horizon", "gradient_steps"),
+    *("model_loss", "model_loss_holdout", "model_error_train", "model_error"),
+    *(f"model_error_at_{part}" for part in ("quarter", "half", "horizon")),
+    *("gradient_steps", "model_gradient_steps"),
     *("floats_policy", "floats_critic", "floats_model", "floats_gates"),
     *(f"seconds_cpu_{phase}" for phase in ("collect", "model", "imagine", "update", "evaluate")),
     *("seconds_epoch", "seconds_total"),
@@ -53,8 +58,9 @@ def train(
 
     Everything is checked before anything is written. A checkpoint is written at every evaluation and at the end; a
     run that was stopped or killed continues from it bit for bit, and a finished one can be given more steps: then the
-    evaluation at its end is taken back unless it was due. The first Ctrl-C lets the epoch finish and writes a
-    checkpoint, the second one stops at once.
+    evaluation at its end is taken back unless it was due. What looks wrong, such as a policy below random play, is
+    said on stderr and in ``warnings.txt``. The first Ctrl-C lets the epoch finish and writes a checkpoint, the second
+    one stops at once. Networks compute on the device at hand, :func:`dmpo_deep.nets.on_device`, the CPU by default.
 
     Args:
         task: the task's id, or ``TASK:SOURCE``.
@@ -113,6 +119,9 @@ def train(
         config = replace(config, resumed=(*config.resumed, {"steps": steps, "versions": found}))
     run.mkdir(parents=True, exist_ok=resume)
     config.write(run)
+    for note in radii_beyond(env, chosen):
+        tqdm.write(note, sys.stderr)
+    watch = Watch(lambda: _random_play(task, chosen.environment), rows)
 
     safe = books.env_steps
     bar = tqdm(total=steps, initial=safe, unit="step", desc=f"{algo} {task}", disable=not progress)
@@ -135,6 +144,8 @@ def train(
                     bar.set_postfix(sampled=f"{sampled.mean:.1f}", greedy=f"{greedy.mean:.1f}")
                 seconds += (spent := time.perf_counter() - start)
                 record.write({**row, "seconds_epoch": spent, "seconds_total": seconds})
+                for warning in watch.look(row):
+                    record.warn(f"{books.env_steps} steps: {warning}")
                 stop = stopped()
                 if due or stop:
                     record.sync()
@@ -161,6 +172,14 @@ def _learn(learner: Learner) -> dict[str, float | None]:
     if bad:
         raise FloatingPointError(", ".join(bad))
     return learned
+
+
+def _random_play(task: str, options: Mapping[str, Any]) -> float | None:
+    """The metric of random play, measured if it is not stored."""
+    level, known = random_level(task, options), CONTROLLERS[task]
+    if level is None and "random" in known:
+        return evaluate_controller(task, known["random"], options).mean
+    return level
 
 
 def _due(before: int, now: int, eval_every: int) -> bool:

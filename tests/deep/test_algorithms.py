@@ -21,7 +21,7 @@ from dmpo_deep.cppo import CPPO
 from dmpo_deep.envs import make_env
 from dmpo_deep.hyperparameters import IndependentPreset, Preset, TrueModelPreset
 from dmpo_deep.ia2c import IA2C, policy_gradient_loss
-from dmpo_deep.nets import one_thread
+from dmpo_deep.nets import on_device, one_thread
 from dmpo_deep.presets import PRESETS, get_preset
 from dmpo_deep.rollout import rollout
 from dmpo_deep.true_model import Remembering, Simulator, TrueModelDMPO
@@ -267,3 +267,24 @@ def test_communication_is_counted_neighbour_by_neighbour(graph):
     counts = [r + x for r, x in zip(real, dreamt, strict=True)]
     assert communication.modelling(graph, d, model, policy, imagined) == mean(counts)
     assert communication.others(graph, math.inf) == graph.n - 1
+
+
+def test_a_device_that_is_not_there_is_refused():
+    for name in ("cuda:99", "abacus"):
+        with pytest.raises(ValueError, match=f"device = '{name}' does not work here .* give cpu"), on_device(name):
+            pass
+
+
+@pytest.mark.parametrize(("task", "algo"), [pair for pair in PRESETS if pair[0] in ("catchup", "ring", "tabular")])
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_every_algorithm_learns_on_a_cuda_device_from_the_same_weights(task, algo, tmp_path):
+    here = learner(task, algo)
+    with on_device("cuda"):
+        there = learner(task, algo)
+        rows = [there.epoch() for _ in range(2)]
+        save(tmp_path / "state", there.state_dict())
+        there.load_state_dict(load(tmp_path / "state"))
+        there.epoch()
+    first = here.epoch()
+    for name in ("policy_loss", "value_loss", "entropy"):
+        assert rows[0][name] == pytest.approx(first[name], rel=0.05, abs=1e-3)
