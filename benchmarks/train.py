@@ -3,14 +3,14 @@
 python benchmarks/train.py [--device cuda] [--only acting rows epochs agents]
 
 - acting: real steps with policy inference and storage, catch-up, at batch 1 and 16.
-- rows: joint samples (of all 8 agents) through one actor and one critic step at the original's networks, [64, 64] on one
-  hop, and batch, 51,200; beside it the share of the machine's own rate of matrix products that this amounts to. The
+- rows: joint samples (of all 8 agents) through one actor and one critic step at the original's networks, [64, 64] on
+  one hop, and batch, 51,200; beside it the share of the machine's own rate of matrix products that this amounts to. The
   original's code makes 65,000 on one core of comparable speed.
 - epochs: whole epochs of the presets ``tuned`` on catch-up without evaluation, by phase.
 - agents: acting and updating on platoon graphs of 8 to 512 agents, kappa 2, per agent.
 
-Networks use one thread. Processor time, not the clock: on a shared machine it is what a core can do; the best of several
-repetitions, with the load beside it.
+Networks use one thread. Processor time, not the clock: on a shared machine it is what a core can do; the best of
+several repetitions, with the load beside it.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -80,9 +81,8 @@ def acting(repetitions: int) -> None:
         env, rng = make_env("catchup", copies), np.random.default_rng(0)
         agents = Agents(env, get_preset("catchup", "dppo"), torch.Generator().manual_seed(0))
         env.reset(rng)
-        steps = 500
-        seconds = best(lambda env=env, agents=agents: rollout(env, agents.actor, steps, rng), repetitions)
-        say(f"acting and storing, batch {copies:2d}: {steps * copies / seconds:9,.0f} steps per CPU-second")
+        seconds = best(partial(rollout, env, agents.actor, 500, rng), repetitions)
+        say(f"acting and storing, batch {copies:2d}: {500 * copies / seconds:9,.0f} steps per CPU-second")
 
 
 def rows(repetitions: int) -> None:
@@ -90,9 +90,9 @@ def rows(repetitions: int) -> None:
     preset = Preset(kappa_critic=1, updates=1, minibatches=1, copies=ROWS // 25, rollout_steps=25)
     agents = Agents(Vehicles(8), preset, torch.Generator().manual_seed(0))
     data, rng = samples(8, 25, ROWS // 25, np.random.default_rng(0)), np.random.default_rng(0)
-    once = best(lambda: agents.update(data, rng), repetitions)
+    once = best(partial(agents.update, data, rng), repetitions)
     agents.preset = replace(preset, updates=3)
-    seconds = (best(lambda: agents.update(data, rng), repetitions) - once) / 2
+    seconds = (best(partial(agents.update, data, rng), repetitions) - once) / 2
     weights = sum(weight.numel() for net in (agents.actor.net, agents.critic) for weight in net.weight)
     square = torch.randn(1024, 1024)
     product = 2 * 1024**3 / best(lambda: square @ square, 20 * repetitions)
@@ -124,12 +124,17 @@ def agents(repetitions: int) -> None:
         preset = Preset(kappa_critic=2, updates=1, minibatches=4)
         learning = Agents(Vehicles(n), preset, torch.Generator().manual_seed(0))
         data, rng = samples(n, 150, 4, np.random.default_rng(0)), np.random.default_rng(0)
-        update = best(lambda a=learning, d=data: a.update(d, rng), repetitions)
-        act = best(lambda a=learning, d=data: [a.actor(obs, rng) for obs in d.obs], repetitions)
+        update = best(partial(learning.update, data, rng), repetitions)
+        act = best(partial(_act, learning, data, rng), repetitions)
         say(
             f"{n:4d} agents: update {1e6 * update / (600 * n):6.2f}, acting at batch 4 {1e6 * act / (600 * n):6.2f} "
             "CPU-microseconds per agent and sample"
         )
+
+
+def _act(learning: Agents, data: Trajectory, rng: np.random.Generator) -> None:
+    for obs in data.obs:
+        learning.actor(obs, rng)
 
 
 PARTS: dict[str, Callable[[int], None]] = {"acting": acting, "rows": rows, "epochs": epochs, "agents": agents}

@@ -46,11 +46,11 @@ class IndependentAgents(LocalAgents):
         obs, action = tensor(data.obs), agents_first(tensor(data.action))
         log_prob, entropy = self.actor.evaluate(self.actor.net.gather(obs), action)
         loss, spread = policy_gradient_loss(log_prob, advantage), entropy.mean(dim=1)
-        descend(self.actor_optimizer, (loss - self.preset.entropy * spread).sum())
+        descend(self.actor_optimizer, [(loss - self.preset.entropy * spread).sum()])
         heard = self.critic.gather(obs)
         for _ in range(self.preset.critic_steps):
             squared = value_loss(self.critic(heard)[..., 0], target)
-            descend(self.critic_optimizer, squared.sum())
+            descend(self.critic_optimizer, [squared.sum()])
         self.gradient_steps += 1
         require_finite("actor", self.actor)
         require_finite("critic", self.critic)

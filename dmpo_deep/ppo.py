@@ -12,8 +12,9 @@ Three places where the printed equations cannot be meant as they stand:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -85,8 +86,9 @@ def divergence(log_prob: Tensor, old_log_prob: Tensor) -> Tensor:
 
 
 def minibatches(size: int, count: int, rng: np.random.Generator) -> Iterator[Tensor]:
-    """A random partition of ``range(size)`` into ``count`` nearly equal parts."""
-    yield from tensor(rng.permutation(size)).tensor_split(count)
+    """A random partition of ``range(size)`` into ``count`` nearly equal parts; a single part is in order."""
+    order = rng.permutation(size) if count > 1 else np.arange(size)
+    yield from tensor(order).tensor_split(count)
 
 
 class LocalAgents:
@@ -145,6 +147,24 @@ class LocalAgents:
         self.gradient_steps = state["gradient_steps"]
 
 
+class Batch(NamedTuple):
+    """What an update learns from, agents and samples first, ``[n, N, ...]``."""
+
+    heard: Tensor
+    """Inputs of the actors."""
+    judged: Tensor
+    """Inputs of the critics."""
+    action: Tensor
+    old: Tensor
+    """Log-probabilities of the actions under the policies that chose them."""
+    advantage: Tensor
+    target: Tensor
+
+
+IN_CACHE = 2**19
+"""Numbers in a hidden layer of all agents that are computed at once: 2 MB."""
+
+
 class Agents(LocalAgents):
     """:class:`LocalAgents` that learn by PPO."""
 
@@ -164,41 +184,67 @@ class Agents(LocalAgents):
         Raises:
             FloatingPointError: a weight is not finite any more.
         """
-        preset = self.preset
-        target, advantage = map(agents_first, self.estimates(data))
-        if preset.normalize_advantage:
-            advantage = normalized(advantage)
-        old, action = agents_first(tensor(data.log_prob)), agents_first(tensor(data.action))
-        obs = tensor(data.obs)
-        heard_actor, heard_critic = self.actor.net.gather(obs), self.critic.gather(obs)
-
+        preset, batch = self.preset, self._batch(data)
         rows, left_out = [], []
-        going = torch.ones(len(target), dtype=torch.bool)
-        for _ in range(preset.updates):
+        going = torch.ones(len(batch.target), dtype=torch.bool)
+        for count in range(1, preset.updates + 1):
             left_out.append(float((~going).float().mean()))
-            for part in minibatches(target.shape[1], preset.minibatches, rng):
-                log_prob, spread = self.actor.evaluate(heard_actor[:, part], action[:, part])
-                surrogate, spread = (
-                    clipped_loss(log_prob, old[:, part], advantage[:, part], preset.clip),
-                    spread.mean(1),
-                )
-                descend(self.actor_optimizer, (surrogate - preset.entropy * spread).sum(), going)
-                squared = value_loss(self.critic(heard_critic[:, part])[..., 0], target[:, part])
-                descend(self.critic_optimizer, squared.sum())
-                with torch.no_grad():
-                    ratio = (log_prob - old[:, part]).exp()
-                    clipped = ((ratio - 1).abs() > preset.clip).float().mean()
-                    rows.append(torch.stack([surrogate.mean(), squared.mean(), spread.mean(), clipped]))
+            for part in minibatches(batch.target.shape[1], preset.minibatches, rng):
+                actor, critic = torch.zeros(3), torch.zeros(1)
+                descend(self.actor_optimizer, self._actor_losses(batch, part, actor), going)
+                descend(self.critic_optimizer, self._critic_losses(batch, part, critic))
+                rows.append(torch.cat([actor, critic]))
             self.gradient_steps += preset.minibatches
-            with torch.no_grad():
-                log_prob, _ = self.actor.evaluate(heard_actor, action)
-            kl = divergence(log_prob, old)
-            going &= kl <= preset.kl_stop
+            if count == preset.updates or preset.kl_stop < math.inf:
+                kl = self._divergence(batch)
+                going &= kl <= preset.kl_stop
         require_finite("actor", self.actor)
         require_finite("critic", self.critic)
-        names = ("policy_loss", "value_loss", "entropy", "clip_fraction")
+        names = ("policy_loss", "entropy", "clip_fraction", "value_loss")
         means = dict(zip(names, torch.stack(rows).mean(dim=0).tolist(), strict=True))
         return means | {"kl": float(kl.mean()), "kl_stopped": float(np.mean(left_out))}
+
+    def _batch(self, data: Trajectory) -> Batch:
+        target, advantage = map(agents_first, self.estimates(data))
+        if self.preset.normalize_advantage:
+            advantage = normalized(advantage)
+        obs, old, action = tensor(data.obs), tensor(data.log_prob), tensor(data.action)
+        heard = self.actor.net.gather(obs), self.critic.gather(obs)
+        return Batch(*heard, agents_first(action), agents_first(old), advantage, target)
+
+    def _pieces(self, part: Tensor) -> Iterator[tuple[float, Tensor]]:
+        """``part`` cut into pieces whose hidden layers stay in the cache, each with its share of the samples."""
+        size = max(1, IN_CACHE // (len(self.mask) * max(self.preset.hidden)))
+        yield from ((len(piece) / len(part), piece) for piece in torch.split(part, size))
+
+    def _actor_losses(self, batch: Batch, part: Tensor, means: Tensor) -> Iterator[Tensor]:
+        """Eq. 10 piece by piece; adds surrogate, entropy and share of clipped ratios to ``means``."""
+        preset = self.preset
+        for share, piece in self._pieces(part):
+            log_prob, entropy = self.actor.evaluate(batch.heard[:, piece], batch.action[:, piece])
+            old = batch.old[:, piece]
+            surrogate = clipped_loss(log_prob, old, batch.advantage[:, piece], preset.clip)
+            spread = entropy.mean(dim=1)
+            yield (surrogate - preset.entropy * spread).sum() * share
+            with torch.no_grad():
+                clipped = (((log_prob - old).exp() - 1).abs() > preset.clip).float().mean()
+                means += share * torch.stack([surrogate.mean(), spread.mean(), clipped])
+
+    def _critic_losses(self, batch: Batch, part: Tensor, means: Tensor) -> Iterator[Tensor]:
+        """Eq. 8 piece by piece; adds it to ``means``."""
+        for share, piece in self._pieces(part):
+            squared = value_loss(self.critic(batch.judged[:, piece])[..., 0], batch.target[:, piece])
+            yield squared.sum() * share
+            means += share * squared.detach().mean()
+
+    @torch.no_grad()
+    def _divergence(self, batch: Batch) -> Tensor:
+        """Of every agent's policy from the one that made the batch, ``[n]``."""
+        total = torch.zeros(len(batch.target))
+        for share, piece in self._pieces(torch.arange(batch.target.shape[1])):
+            log_prob, _ = self.actor.evaluate(batch.heard[:, piece], batch.action[:, piece])
+            total += share * divergence(log_prob, batch.old[:, piece])
+        return total
 
 
 _PARTS = ("actor", "critic", "actor_optimizer", "critic_optimizer")
@@ -209,14 +255,15 @@ def agents_first(x: Tensor) -> Tensor:
     return x.flatten(end_dim=1).transpose(0, 1).contiguous()
 
 
-def descend(optimizer: torch.optim.Optimizer, loss: Tensor, going: Tensor | None = None) -> None:
-    """One step of all agents, or of those in ``going [n]``: the others keep weights and Adam's moments.
+def descend(optimizer: torch.optim.Optimizer, losses: Iterable[Tensor], going: Tensor | None = None) -> None:
+    """One step down the sum of ``losses``, of all agents or of those in ``going [n]``.
 
-    Parameters and moments are agent-major. Adam's momentum moves a weight even at zero gradient, so what is to stay
-    is put back. Adam's count of steps is one for all and runs on.
+    The others keep weights and Adam's moments. Parameters and moments are agent-major. Adam's momentum moves a weight
+    even at zero gradient, so what is to stay is put back. Adam's count of steps is one for all and runs on.
     """
     optimizer.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
+    for loss in losses:
+        loss.backward()  # type: ignore[no-untyped-call]
     if going is None or going.all():
         optimizer.step()
         return
