@@ -53,8 +53,8 @@ class DMPO:
             self.data.add(real, preset.holdout, held)  # 4
             fit = self.model.fit(self.data, preset.model_steps, preset.model_batch, self.rng)  # 5
             log |= {"model_loss": fit.loss, "model_loss_holdout": fit.holdout, "model_gradient_steps": fit.steps}
-            newest = (self.data[name][-preset.model_batch :] for name in ("obs", "action", "next_obs"))
-            log["model_error_train"] = self.model.error(*newest)
+            newest = np.flatnonzero(~self.data["held"])[-preset.model_batch :]
+            log["model_error_train"] = self.model.error(*(self.data[k][newest] for k in ("obs", "action", "next_obs")))
         rounds = []
         for _ in range(preset.model_rounds):  # 7: B rounds
             with watch("imagine"):

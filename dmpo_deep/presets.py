@@ -57,7 +57,13 @@ _AUTHORS: Mapping[str, Sequence[Any]] = {
     "branches": (2048, 1024, 2048, 2048, 2048),
     "recent": (600, 600, 1500, 3000, 720),
     "action_sd": (math.exp(-0.5), math.exp(-0.5), math.exp(-0.5) / 3, math.exp(-0.5), math.exp(-0.5)),
-    "environment": ({"collision": "freeze"}, {"collision": "freeze"}, {}, {}, {}),
+    "environment": (
+        {"collision": "freeze"},
+        {"collision": "freeze"},
+        {"right_of_way": "inside", "shift": 0.0},
+        {},
+        {"lanes": "by_link", "reward_fn": "queue"},
+    ),
 }
 _AUTHORS_EVERYWHERE: Mapping[str, Any] = {
     "copies": 1,
