@@ -14,13 +14,14 @@ import numpy as np
 from dmpo_deep.rollout import Trajectory
 
 _FIELDS = ("obs", "action", "reward", "next_obs", "terminated", "step")
+_HELD = "held"
 
 
 class TransitionBuffer:
     """The last ``capacity`` joint transitions in order of arrival, oldest first; indexable by field name.
 
     ``buffer["obs"]`` is ``[N, n, d]``, ``"action"`` ``[N, n]``, ``"reward"`` ``[N, n]``, ``"next_obs"`` ``[N, n, d]``,
-    ``"terminated"`` ``[N]`` and ``"step"`` ``[N]``.
+    ``"terminated"`` ``[N]`` and ``"step"`` ``[N]``; ``"held"`` ``[N]`` marks what is held out of training.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -33,10 +34,12 @@ class TransitionBuffer:
     def __getitem__(self, field: str) -> np.ndarray:
         return self._data[field]
 
-    def add(self, trajectory: Trajectory) -> None:
-        """Append the steps of ``trajectory``, time by time."""
-        for field in _FIELDS:
-            new = getattr(trajectory, field)
+    def add(self, trajectory: Trajectory, holdout: float = 0.0, rng: np.random.Generator | None = None) -> None:
+        """Append the steps of ``trajectory``, time by time, a share ``holdout`` of them drawn to be held out."""
+        columns = {field: getattr(trajectory, field) for field in _FIELDS}
+        shape = trajectory.step.shape
+        columns[_HELD] = np.zeros(shape, dtype=bool) if rng is None else rng.random(shape) < holdout
+        for field, new in columns.items():
             new = new.reshape(-1, *new.shape[2:])
             old = self._data.get(field, new[:0])
             self._data[field] = np.concatenate([old, new])[-self._capacity :]

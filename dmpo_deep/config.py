@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from dmpo_deep.envs import make_env
-from dmpo_deep.presets import PARSERS, PRESETS, Preset, get_preset
+from dmpo_deep.hyperparameters import OnPolicy
+from dmpo_deep.presets import PARSERS, PRESETS, get_preset
 
 CONFIG = "config.json"
 
@@ -27,7 +28,7 @@ class RunConfig:
     eval_every: int
     preset_name: str
     overrides: list[str]
-    preset: Preset
+    preset: OnPolicy
     versions: Mapping[str, str]
     resumed: tuple[Mapping[str, Any], ...] = ()
     """``steps`` and ``versions`` of each continuation."""
@@ -78,17 +79,17 @@ def read_config(run: Path) -> RunConfig:
         raise ValueError(f"{path} is damaged: {error}; restore it from a copy, or train again") from error
 
 
-def to_config(preset: Preset) -> dict[str, Any]:
+def to_config(preset: OnPolicy) -> dict[str, Any]:
     """``preset`` in plain JSON: lists for tuples, ``"inf"`` for infinity.
 
     Example:
-        >>> to_config(Preset(kappa_critic=math.inf))["kappa_critic"]
+        >>> to_config(get_preset("catchup", "cppo"))["kappa_critic"]
         'inf'
     """
     return {key: _plain(value) for key, value in asdict(preset).items()}
 
 
-def from_config(task: str, algo: str, values: Mapping[str, Any]) -> Preset:
+def from_config(task: str, algo: str, values: Mapping[str, Any]) -> OnPolicy:
     """The preset that :func:`to_config` has turned into ``values``.
 
     Raises:

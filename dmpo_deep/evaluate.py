@@ -12,13 +12,14 @@ import numpy as np
 import torch
 
 from dmpo_deep import log
+from dmpo_deep.algorithms import ALGORITHMS
 from dmpo_deep.checkpoint import load, restoring
 from dmpo_deep.config import CONFIG, RunConfig, read_config
 from dmpo_deep.controllers import CONTROLLERS, Controller, from_search, normalised_score, random_score
 from dmpo_deep.envs import Policy, evaluation_env, named_task
 from dmpo_deep.episodes import Episodes, play
+from dmpo_deep.learner import Population
 from dmpo_deep.nets import one_thread
-from dmpo_deep.policies import Actor, local_head
 from dmpo_theory.errors import unknown_name
 
 EVALUATION_RANDOMNESS = (1001, 1)
@@ -54,18 +55,16 @@ def _evaluate(
     return replace(episodes, score=score, random_score=random_score(task, options))
 
 
-def load_actor(run: Path) -> tuple[Actor, RunConfig]:
-    """The trained policies of a run and its ``config.json``."""
+def load_agents(run: Path) -> tuple[Population, RunConfig]:
+    """The trained agents of a run and its ``config.json``."""
     config = read_config(run)
     env = evaluation_env(config.task, **config.preset.environment)
-    radius, d = config.preset.kappa_policy, env.observation_space.shape[0]
-    head = local_head(env, config.preset.action_sd)
-    actor = Actor(env.graph, radius, d, head, config.preset.hidden, torch.Generator())
+    agents = ALGORITHMS[config.algo].population(env, config.preset, torch.Generator())
     path = run / log.CHECKPOINT
     state = load(path, config.identity)
     with restoring(path):
-        actor.load_state_dict(state["learner"]["agents"]["actor"])
-    return actor, config
+        agents.load_state_dict(state["learner"]["agents"])
+    return agents, config
 
 
 def default_out(target: str | Path) -> Path | None:
@@ -105,9 +104,9 @@ def evaluate(
             raise ValueError(f"{run} is a run; give a task, for example catchup, to evaluate controller {controller!r}")
         if options or skip:
             raise ValueError(f"{run} is a run, evaluated as it was trained; leave out options and skip")
-        actor, config = load_actor(run)
+        agents, config = load_agents(run)
         task, out = config.task, out or default_out(run)
-        policies: dict[str, Policy] = {"sampled": actor, "greedy": actor.greedy}
+        policies = {"sampled": agents.policy(), "greedy": agents.policy(greedy=True)}
         results = {name: evaluate_policy(task, p, config.preset.environment) for name, p in policies.items()}
     elif (task := str(target)).partition(":")[0] in CONTROLLERS:
         task, source = named_task(task)

@@ -6,6 +6,7 @@ import csv
 import os
 import platform
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -13,17 +14,19 @@ from typing import TextIO
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
-PROGRESS, CHECKPOINT = "progress.csv", "checkpoint.safetensors"
+PROGRESS, CHECKPOINT, WARNINGS = "progress.csv", "checkpoint.safetensors", "warnings.txt"
 
 
 def versions() -> dict[str, str]:
-    """Versions of what the numbers depend on, and the source's commit if this file is tracked by a repository."""
+    """Versions of what the numbers depend on, the device, and the source's commit where a repository tracks it."""
     found = {
         "python": platform.python_version(),
         "numpy": np.__version__,
         "torch": torch.__version__,
         "dmpo": metadata.version("dmpo"),
+        "device": str(torch.get_default_device()),
     }
     here = Path(__file__)
     try:
@@ -101,7 +104,7 @@ class RunLog:
     def __init__(self, run: Path, columns: Sequence[str], rows: Sequence[Mapping[str, str]] = ()) -> None:
         from torch.utils.tensorboard import SummaryWriter  # here, so that evaluations and reports do without
 
-        self._columns, path = list(columns), run / PROGRESS
+        self._run, self._columns, path = run, list(columns), run / PROGRESS
         part = path.with_name(path.name + ".part")
         with part.open("w", newline="") as file:
             writer = self._csv(file)
@@ -125,6 +128,12 @@ class RunLog:
         for name in self._columns[1:]:
             if row.get(name) is not None:
                 self._events.add_scalar(name, row[name], step)
+
+    def warn(self, message: str) -> None:
+        """Say it on stderr, and keep it in ``warnings.txt``."""
+        tqdm.write(f"Warning: {message}", sys.stderr)
+        with (self._run / WARNINGS).open("a") as file:
+            file.write(message + "\n")
 
     def sync(self) -> None:
         """Wait until the rows are on disk, so that no checkpoint is ahead of them."""

@@ -1,6 +1,7 @@
 """Eqs. 5 and 11: the local models p_i(s_i', r_i | s_{N_i^kappa}, a_i), and the environment they make.
 
-Each agent's network hears its neighbours' observations and knows its own action only. Where agents have finitely many
+Each agent's network hears its neighbours' observations and knows its own action only (their actions, too, if told to,
+and there may be several networks). Where agents have finitely many
 states it gives their probabilities and predictions are sampled; elsewhere it predicts the change of the own
 observation, deterministically. The own reward is predicted by its mean. All are fitted by maximum likelihood, line 5 of
 Algorithm 1: cross-entropy, and least squares on normalised targets, which stands for a Gaussian of fixed width. Eq. 5's
@@ -9,23 +10,21 @@ D is the theory's penalty and no term of this loss.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from gymnasium.spaces import Box
-from torch import Tensor, nn
+from torch import Tensor
 
 from dmpo_deep.buffer import TransitionBuffer
 from dmpo_deep.envs import NetworkedEnv, Step, action_counts
-from dmpo_deep.nets import NEVER, LocalNets, beyond, require_finite
-from dmpo_deep.presets import ModelPreset
+from dmpo_deep.hyperparameters import ModelPreset
+from dmpo_deep.local_model import LocalModel, moments
+from dmpo_deep.nets import NEVER, beyond, tensor
 from dmpo_deep.rollout import Trajectory
 from dmpo_theory.graph import AgentGraph
-
-SMALLEST_SCALE = 1e-3
-"""A feature that hardly varies in the data is not blown up beyond this."""
 
 
 def local_model(env: NetworkedEnv, preset: ModelPreset, rng: torch.Generator) -> LocalModel:
@@ -33,126 +32,10 @@ def local_model(env: NetworkedEnv, preset: ModelPreset, rng: torch.Generator) ->
     continuous = isinstance(env.action_space, Box)
     actions = env.action_space.shape[0] if isinstance(env.action_space, Box) else max(action_counts(env))
     shape = env.graph, preset.kappa_model, env.observation_space.shape[0], actions
+    options: dict[str, Any] = {"ensemble": preset.ensemble, "neighbor_actions": preset.neighbor_actions}
     if env.n_states is not None:
-        return CategoricalModel(*shape, preset.hidden_model, preset.lr_model, rng, env.n_states)
-    return GaussianModel(*shape, preset.hidden_model, preset.lr_model, rng, continuous)
-
-
-class LocalModel(nn.Module):
-    """``n`` local models, each with its own weights and normalisation, all taken from its own data.
-
-    Args:
-        graph: the agents' graph.
-        kappa: radius of the observations that each model hears.
-        features: observation features ``d``.
-        actions: largest number of actions, or numbers in a continuous one.
-        hidden: widths of the hidden layers.
-        lr: step size of Adam.
-        rng: source of the initial weights.
-        outputs: what the network says of the next observation, beside the reward.
-        continuous: whether actions are.
-    """
-
-    def __init__(
-        self,
-        graph: AgentGraph,
-        kappa: float,
-        features: int,
-        actions: int,
-        hidden: Sequence[int],
-        lr: float,
-        rng: torch.Generator,
-        outputs: int,
-        continuous: bool = False,
-    ) -> None:
-        super().__init__()
-        self.net = LocalNets(graph, kappa, features, outputs + 1, hidden, rng, own=actions)
-        self.actions, self.continuous = actions, continuous
-        if continuous:
-            self._numbers("action_mean", actions, 0.0)
-            self._numbers("action_scale", actions, 1.0)
-        heard = self.net.index.shape[1] * features
-        self._numbers("heard_mean", heard, 0.0)
-        self._numbers("heard_scale", heard, 1.0)
-        self.optimizer = torch.optim.Adam(self.parameters(), lr=lr)
-
-    def _numbers(self, name: str, width: int, value: float) -> None:
-        """Room for ``width`` numbers of every agent that are set from its data."""
-        self.register_buffer(name, torch.full((len(self.net.index), 1, width), value))
-
-    def predict(self, obs: np.ndarray, action: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Next observations ``[N, n, d]`` and rewards ``[N, n]`` after ``obs [N, n, d]`` and ``action [N, n, ...]``."""
-        raise NotImplementedError
-
-    def one_step_error(self, new: Trajectory) -> float:
-        """Mean error of the next observation on steps the model has not been fitted to."""
-        raise NotImplementedError
-
-    def open_loop_error(self, new: Trajectory, horizon: int) -> float | None:
-        """Error of observations after ``horizon`` steps under the recorded actions; None where it says nothing."""
-        raise NotImplementedError
-
-    def _prepare(self, obs: Tensor, next_obs: Tensor, reward: Tensor, alive: Tensor) -> Tensor:
-        """Set normalisation from data ``[N, n, ...]``; the target of every output, ``[n, N, ...]``."""
-        raise NotImplementedError
-
-    def _error(self, outputs: Tensor, target: Tensor, alive: Tensor) -> Tensor:
-        """Error of each output, ``[n, N, ...]``, that of the reward only where the task goes on."""
-        raise NotImplementedError
-
-    def _inputs(self, obs: Tensor, action: Tensor) -> Tensor:
-        """Observations ``[N, n, d]`` and own actions ``[N, n, ...]`` to network inputs ``[n, N, F]``."""
-        heard = (self.net.gather(obs) - self.heard_mean) / self.heard_scale
-        own = action.transpose(0, 1)
-        if self.continuous:
-            own = (own - self.action_mean) / self.action_scale
-        else:
-            own = nn.functional.one_hot(own, self.actions).to(heard.dtype)
-        return torch.cat([heard, own], dim=-1)
-
-    def fit(self, data: TransitionBuffer, steps: int, batch: int, rng: np.random.Generator) -> float:
-        """Line 5: ``steps`` Adam steps on minibatches of all of D^E; the mean error while fitting.
-
-        The reward of a terminal step is a charge and no sample of r_i: it is left out. Normalisation and range are
-        set from the data first.
-
-        Raises:
-            ValueError: every transition is terminal, so that there is no reward to learn.
-            FloatingPointError: a weight is not finite any more.
-        """
-        obs, next_obs = torch.from_numpy(data["obs"]), torch.from_numpy(data["next_obs"])
-        reward = torch.from_numpy(data["reward"])
-        alive = torch.from_numpy(~data["terminated"])
-        if not alive.any():
-            raise ValueError(
-                f"all {len(alive)} real transitions end the task, so that there is no reward to learn; "
-                "raise warmup_steps or buffer"
-            )
-        self.heard_mean, self.heard_scale = _moments(self.net.gather(obs))
-        action = torch.from_numpy(data["action"])
-        if self.continuous:
-            self.action_mean, self.action_scale = _moments(action.transpose(0, 1))
-        target = self._prepare(obs, next_obs, reward, alive)
-        inputs = self._inputs(obs, action)
-        losses = []
-        for _ in range(steps):
-            chosen = torch.from_numpy(rng.integers(len(alive), size=batch))
-            error = self._error(self.net(inputs[:, chosen]), target[:, chosen], alive[chosen])
-            self.optimizer.zero_grad()
-            error.mean(dim=(1, 2)).sum().backward()  # type: ignore[no-untyped-call]
-            self.optimizer.step()
-            losses.append(float(error.detach().mean()))
-        require_finite("model", self.net)
-        return float(np.mean(losses))
-
-    def state(self) -> dict[str, Any]:
-        """Weights, normalisation and optimiser."""
-        return {"model": self.state_dict(), "optimizer": self.optimizer.state_dict()}
-
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        """Restore what :meth:`state` returned."""
-        self.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        return CategoricalModel(*shape, preset.hidden_model, preset.lr_model, rng, env.n_states, **options)
+    return GaussianModel(*shape, preset.hidden_model, preset.lr_model, rng, continuous, **options)
 
 
 class GaussianModel(LocalModel):
@@ -168,24 +51,31 @@ class GaussianModel(LocalModel):
         lr: float,
         rng: torch.Generator,
         continuous: bool = False,
+        **options: Any,
     ) -> None:
-        super().__init__(graph, kappa, features, actions, hidden, lr, rng, features, continuous)
+        super().__init__(graph, kappa, features, actions, hidden, lr, rng, features, continuous, **options)
         for name, value in (("target_mean", 0.0), ("target_scale", 1.0), ("low", -torch.inf), ("high", torch.inf)):
             self._numbers(name, features + 1, value)
 
     @torch.no_grad()
     def predict(self, obs: np.ndarray, action: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """As :meth:`LocalModel.predict`; nothing is drawn from ``rng``."""
-        now = torch.from_numpy(obs)
-        outcome = self.net(self._inputs(now, torch.from_numpy(action))) * self.target_scale + self.target_mean
-        outcome[..., :-1] += now.transpose(0, 1)
-        outcome = torch.clamp(outcome, self.low, self.high).transpose(0, 1).numpy()
-        return outcome[..., :-1], outcome[..., -1]
+        """As :meth:`LocalModel.predict`; ``rng`` chooses the member of each agent and transition."""
+        outcome = self._outcome(obs, action)
+        if self.ensemble == 1:
+            return _split(outcome[0])
+        member = tensor(rng.integers(self.ensemble, size=(1, *outcome.shape[1:3], 1)))
+        return _split(outcome.gather(0, member.expand(-1, -1, -1, outcome.shape[-1]))[0])
 
-    def _prepare(self, obs: Tensor, next_obs: Tensor, reward: Tensor, alive: Tensor) -> Tensor:
-        target = torch.cat([next_obs - obs, reward[..., None]], dim=-1).transpose(0, 1).contiguous()
-        delta_mean, delta_scale = _moments(target[..., :-1])
-        reward_mean, reward_scale = _moments(target[:, alive, -1:])
+    def _outcome(self, obs: np.ndarray, action: np.ndarray) -> Tensor:
+        """Next observations and rewards by every member within the data's range, ``[ensemble, n, N, d + 1]``."""
+        outcome = self._outputs(obs, action) * self.target_scale + self.target_mean
+        outcome[..., :-1] += tensor(obs).transpose(0, 1)
+        return torch.clamp(outcome, self.low, self.high)
+
+    def _normalize(self, obs: Tensor, next_obs: Tensor, reward: Tensor, alive: Tensor) -> None:
+        target = torch.cat([next_obs - obs, reward[..., None]], dim=-1).transpose(0, 1)
+        delta_mean, delta_scale = moments(target[..., :-1])
+        reward_mean, reward_scale = moments(target[:, alive, -1:])
         self.target_mean = torch.cat([delta_mean, reward_mean], dim=-1)
         self.target_scale = torch.cat([delta_scale, reward_scale], dim=-1)
         # Branches start at obs, so both ends of every transition belong to the range.
@@ -193,21 +83,26 @@ class GaussianModel(LocalModel):
         high = torch.maximum(obs.amax(dim=0), next_obs.amax(dim=0))
         self.low = torch.cat([low, reward[alive].amin(dim=0)[:, None]], dim=-1)[:, None]
         self.high = torch.cat([high, reward[alive].amax(dim=0)[:, None]], dim=-1)[:, None]
+
+    def _targets(self, obs: Tensor, next_obs: Tensor, reward: Tensor) -> Tensor:
+        target = torch.cat([next_obs - obs, reward[..., None]], dim=-1).transpose(0, 1).contiguous()
         return (target - self.target_mean) / self.target_scale
 
     def _error(self, outputs: Tensor, target: Tensor, alive: Tensor) -> Tensor:
-        weight = torch.ones(len(alive), target.shape[-1])
-        weight[:, -1] = alive
-        return (outputs - target) ** 2 * weight
+        weight = torch.ones(*alive.shape, target.shape[-1])
+        weight[..., -1] = alive
+        return (outputs - target) ** 2 * (weight if alive.ndim == 1 else _by_agent(weight, outputs))
 
-    def one_step_error(self, new: Trajectory) -> float:
-        """Normalised mean squared error of the next observation."""
-        obs, action, next_obs = (x.reshape(-1, *x.shape[2:]) for x in (new.obs, new.action, new.next_obs))
-        error = (self.predict(obs, action, _UNUSED)[0] - next_obs) / self.target_scale[..., :-1].numpy()[:, 0]
+    @torch.no_grad()
+    def error(self, obs: np.ndarray, action: np.ndarray, next_obs: np.ndarray) -> float:
+        """Mean squared error of the next observation, in units of the variance of its changes."""
+        predicted, _ = _split(self._outcome(obs, action).mean(dim=0))
+        error = (predicted - next_obs) / self.target_scale[:, 0, :-1].cpu().numpy()
         return float((error**2).mean())
 
-    def open_loop_error(self, new: Trajectory, horizon: int) -> float | None:
-        """Root mean squared error of observations after ``horizon`` steps under the recorded actions.
+    @torch.no_grad()
+    def open_loop_errors(self, new: Trajectory, horizon: int) -> np.ndarray | None:
+        """Root mean squared errors ``[horizon]`` of observations after 1, 2 .. steps under the recorded actions.
 
         The rollout is cut into windows of that length; those in which an episode ends are left out. None if nothing
         remains.
@@ -217,10 +112,11 @@ class GaussianModel(LocalModel):
         if not windows:
             return None
         t, b = np.array(windows).T
-        obs = new.obs[t, b]
+        obs, errors = new.obs[t, b], np.empty(horizon)
         for step in range(horizon):
-            obs, _ = self.predict(obs, new.action[t + step, b], _UNUSED)
-        return float(np.sqrt(((obs - new.next_obs[t + horizon - 1, b]) ** 2).mean()))
+            obs, _ = _split(self._outcome(obs, new.action[t + step, b]).mean(dim=0))
+            errors[step] = np.sqrt(((obs - new.next_obs[t + step, b]) ** 2).mean())
+        return errors
 
 
 class CategoricalModel(LocalModel):
@@ -238,47 +134,61 @@ class CategoricalModel(LocalModel):
         lr: float,
         rng: torch.Generator,
         n_states: Sequence[int],
+        **options: Any,
     ) -> None:
-        super().__init__(graph, kappa, features, actions, hidden, lr, rng, outputs=features)
+        super().__init__(graph, kappa, features, actions, hidden, lr, rng, features, **options)
         self.register_buffer("missing", beyond(n_states), persistent=False)
         self._numbers("reward_mean", 1, 0.0)
         self._numbers("reward_scale", 1, 1.0)
 
-    def _log_probabilities(self, outputs: Tensor) -> Tensor:
-        return torch.log_softmax(outputs[..., :-1].masked_fill(self.missing, NEVER), dim=-1)
+    def _log_probabilities(self, outputs: Tensor, missing: Tensor | None = None) -> Tensor:
+        missing = self.missing if missing is None else missing
+        return torch.log_softmax(outputs[..., :-1].masked_fill(missing, NEVER), dim=-1)
 
     @torch.no_grad()
     def outcome(self, obs: np.ndarray, action: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Probabilities of the next state ``[N, n, d]`` and mean rewards ``[N, n]``."""
-        outputs = self.net(self._inputs(torch.from_numpy(obs), torch.from_numpy(action)))
-        reward = outputs[..., -1:] * self.reward_scale + self.reward_mean
-        return self._log_probabilities(outputs).exp().transpose(0, 1).numpy(), reward[..., 0].T.numpy()
+        """Probabilities of the next state ``[N, n, d]`` and mean rewards ``[N, n]``, the means of an ensemble's."""
+        outputs = self._outputs(obs, action)
+        reward = (outputs[..., -1:] * self.reward_scale + self.reward_mean).mean(dim=0)
+        probability = self._log_probabilities(outputs).exp().mean(dim=0)
+        return probability.transpose(0, 1).cpu().numpy(), reward[..., 0].T.cpu().numpy()
 
     def predict(self, obs: np.ndarray, action: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """As :meth:`LocalModel.predict`; next states are drawn."""
         probability, reward = self.outcome(obs, action)
         return sampled_codes(probability, rng), reward
 
-    def _prepare(self, obs: Tensor, next_obs: Tensor, reward: Tensor, alive: Tensor) -> Tensor:
-        self.reward_mean, self.reward_scale = _moments(reward[alive].T[..., None])
+    def _normalize(self, obs: Tensor, next_obs: Tensor, reward: Tensor, alive: Tensor) -> None:
+        self.reward_mean, self.reward_scale = moments(reward[alive].T[..., None])
+
+    def _targets(self, obs: Tensor, next_obs: Tensor, reward: Tensor) -> Tensor:
         normalized = (reward.T[..., None] - self.reward_mean) / self.reward_scale
         return torch.cat([next_obs.transpose(0, 1), normalized], dim=-1)
 
     def _error(self, outputs: Tensor, target: Tensor, alive: Tensor) -> Tensor:
-        surprise = -(target[..., :-1] * self._log_probabilities(outputs)).sum(dim=-1)
-        return torch.stack([surprise, (outputs[..., -1] - target[..., -1]) ** 2 * alive], dim=-1)
+        missing = self.missing.repeat(len(outputs) // len(self.missing), 1, 1)
+        surprise = -(target[..., :-1] * self._log_probabilities(outputs, missing)).sum(dim=-1)
+        weight = alive if alive.ndim == 1 else _by_agent(alive, outputs)
+        return torch.stack([surprise, (outputs[..., -1] - target[..., -1]) ** 2 * weight], dim=-1)
 
-    def one_step_error(self, new: Trajectory) -> float:
+    def error(self, obs: np.ndarray, action: np.ndarray, next_obs: np.ndarray) -> float:
         """Mean surprise, in nats, at the next state."""
-        obs, action, next_obs = (x.reshape(-1, *x.shape[2:]) for x in (new.obs, new.action, new.next_obs))
         probability = (self.outcome(obs, action)[0] * next_obs).sum(axis=-1)
         return float(-np.log(np.maximum(probability, np.finfo(np.float32).tiny)).mean())
 
-    def open_loop_error(self, new: Trajectory, horizon: int) -> None:
+    def open_loop_errors(self, new: Trajectory, horizon: int) -> None:
         """None: one sampled future says nothing of another."""
 
 
-_UNUSED = np.random.default_rng(0)
+def _split(outcome: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Next observations ``[N, n, d]`` and rewards ``[N, n]`` of outcomes ``[n, N, d + 1]``."""
+    rows = outcome.transpose(0, 1).cpu().numpy()
+    return rows[..., :-1], rows[..., -1]
+
+
+def _by_agent(weight: Tensor, outputs: Tensor) -> Tensor:
+    """Weights of each member's samples ``[ensemble, N, ...]`` for the outputs ``[ensemble n, N, ...]``."""
+    return weight.repeat_interleave(len(outputs) // len(weight), dim=0)
 
 
 def sampled_codes(probability: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -287,12 +197,6 @@ def sampled_codes(probability: np.ndarray, rng: np.random.Generator) -> np.ndarr
     drawn = (rng.random((*below.shape[:-1], 1)) * below[..., -1:] >= below[..., :-1]).sum(axis=-1)
     codes: np.ndarray = np.eye(below.shape[-1], dtype=np.float32)[drawn]
     return codes
-
-
-def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and clamped standard deviation over samples, ``[n, N, F]`` to ``[n, 1, F]``."""
-    spread, mean = torch.std_mean(x, dim=1, keepdim=True, correction=0)
-    return mean, spread.clamp(min=SMALLEST_SCALE)
 
 
 class ModelEnv:

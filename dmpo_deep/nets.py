@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -31,9 +32,41 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def require_finite(kind: str, network: nn.Module) -> None:
-    """Raise ``FloatingPointError`` naming the agents (dimension 0 of every weight) whose weights are not finite."""
-    bad = {int(i) for weight in network.parameters() for i in torch.nonzero(~torch.isfinite(weight))[:, 0]}
+@contextmanager
+def on_device(name: str) -> Iterator[None]:
+    """Compute on the device that torch knows by that name: every tensor made inside is there.
+
+    Environments stay on the CPU. Weights start alike on all devices, sums do not end alike to the last bit.
+
+    Raises:
+        ValueError: there is no such device on this machine, or torch knows none of that name.
+    """
+    if name == "cpu":  # the default costs nothing, and entering it would cost every call
+        yield
+        return
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device = {name!r} does not work here ({str(error).splitlines()[0]}); give cpu") from error
+    with torch.device(name):
+        yield
+
+
+def tensor(x: np.ndarray) -> Tensor:
+    """An array as a tensor on the device at hand; on the CPU they share memory."""
+    return torch.from_numpy(x).to(torch.get_default_device())
+
+
+def require_finite(kind: str, network: nn.Module, n: int | None = None) -> None:
+    """Raise ``FloatingPointError`` naming the agents whose weights are not finite.
+
+    Dimension 0 of every weight counts the agents; where each of the ``n`` has several networks, member by member.
+    """
+    bad = {
+        int(i) % n if n else int(i)
+        for weight in network.parameters()
+        for i in torch.nonzero(~torch.isfinite(weight))[:, 0]
+    }
     if bad:
         raise FloatingPointError(f"weights of the {kind} are not finite any more for agents {sorted(bad)}")
 
@@ -45,6 +78,14 @@ NEVER = -1e9
 def beyond(counts: Sequence[int]) -> Tensor:
     """Which of ``max(counts)`` outputs agent ``i`` with its ``counts[i]`` does not have: ``[n, 1, max(counts)]``."""
     return torch.arange(max(counts)) >= torch.tensor(counts)[:, None, None]
+
+
+def stacked(n: int, before: int, after: int, gain: float, rng: torch.Generator) -> Tensor:
+    """One orthogonal matrix for each agent, ``[n, before, after]``."""
+    weight = torch.empty(n, before, after, device="cpu")  # where the generator is
+    for matrix in weight:
+        nn.init.orthogonal_(matrix, gain, generator=rng)
+    return weight.to(torch.get_default_device())
 
 
 class LocalNets(nn.Module):
@@ -59,6 +100,7 @@ class LocalNets(nn.Module):
         rng: source of the initial weights.
         own: features given by agent ``i`` alone, after the gathered ones (the model's action).
         gain: scale of the last layer.
+        members: networks of each agent, stacked member by member.
     """
 
     index: Tensor
@@ -74,19 +116,19 @@ class LocalNets(nn.Module):
         rng: torch.Generator,
         own: int = 0,
         gain: float = 1.0,
+        members: int = 1,
     ) -> None:
         super().__init__()
         index, real = graph.padded_neighbors(kappa)
-        self.register_buffer("index", torch.from_numpy(index), persistent=False)
-        self.register_buffer("real", torch.from_numpy(real), persistent=False)
+        self.register_buffer("index", tensor(index), persistent=False)
+        self.register_buffer("real", tensor(real), persistent=False)
         sizes = [index.shape[1] * features + own, *hidden, outputs]
         gains = [2**0.5] * len(hidden) + [gain]
-        weights = [torch.empty(graph.n, before, after) for before, after in pairwise(sizes)]
-        for layer, scale in zip(weights, gains, strict=True):
-            for matrix in layer:
-                nn.init.orthogonal_(matrix, scale, generator=rng)
+        weights = [
+            stacked(members * graph.n, *shape, scale, rng) for shape, scale in zip(pairwise(sizes), gains, strict=True)
+        ]
         self.weight = nn.ParameterList(weights)
-        self.bias = nn.ParameterList([torch.zeros(graph.n, 1, after) for after in sizes[1:]])
+        self.bias = nn.ParameterList([torch.zeros(members * graph.n, 1, after) for after in sizes[1:]])
 
     def gather(self, obs: Tensor) -> Tensor:
         """What each agent hears: observations ``[..., n, d]`` to inputs ``[n, N, K d]``, ``N`` the rest flattened."""
@@ -95,7 +137,7 @@ class LocalNets(nn.Module):
         return heard.flatten(start_dim=2).transpose(0, 1).contiguous()
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Gathered inputs ``[n, N, F]`` to outputs ``[n, N, O]``."""
+        """Gathered inputs ``[n, N, F]`` to outputs ``[n, N, O]``; with members, ``members n`` of both."""
         *hidden, last = zip(self.bias, self.weight, strict=True)
         for bias, weight in hidden:
             inputs = torch.baddbmm(bias, inputs, weight).relu_()

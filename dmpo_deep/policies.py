@@ -21,7 +21,7 @@ from gymnasium.spaces import Box
 from torch import Tensor, nn
 
 from dmpo_deep.envs import NetworkedEnv, action_counts
-from dmpo_deep.nets import NEVER, LocalNets, beyond
+from dmpo_deep.nets import NEVER, LocalNets, beyond, tensor
 from dmpo_theory.graph import AgentGraph
 
 FAR = 1e3
@@ -49,21 +49,19 @@ class Categorical(nn.Module):
         logs = self.log_probabilities(outputs)
         return logs.gather(-1, action[..., None])[..., 0], -(logs.exp() * logs).sum(dim=-1)
 
-    @torch.no_grad()
     def sample(self, outputs: Tensor, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Actions ``[N, n]`` and their log-probabilities, drawn at outputs ``[n, N, A]``."""
         logs = self._logs(outputs)
         below = np.exp(logs.astype(np.float64)).cumsum(axis=-1)[..., :-1]
         return _chosen(logs, (rng.random((*logs.shape[:-1], 1)) > below).sum(axis=-1))
 
-    @torch.no_grad()
     def mode(self, outputs: Tensor) -> tuple[np.ndarray, np.ndarray]:
         """The most probable actions ``[N, n]`` and their log-probabilities."""
         logs = self._logs(outputs)
         return _chosen(logs, logs.argmax(axis=-1))
 
     def _logs(self, outputs: Tensor) -> np.ndarray:
-        return self.log_probabilities(outputs).transpose(0, 1).cpu().numpy()
+        return self.log_probabilities(outputs).detach().transpose(0, 1).cpu().numpy()
 
 
 class Gaussian(nn.Module):
@@ -94,7 +92,7 @@ class Gaussian(nn.Module):
             unit = np.where(bounded, (high - low) / 2, 1)
         low, high = (np.nan_to_num(bound, posinf=UNBOUNDED, neginf=-UNBOUNDED) for bound in (low, high))
         for name, value in (("low", low), ("high", high), ("center", center), ("unit", unit)):
-            self.register_buffer(name, torch.from_numpy(value.astype(np.float32)), persistent=False)
+            self.register_buffer(name, tensor(value.astype(np.float32)), persistent=False)
         self.log_sd = nn.Parameter(torch.full((n, 1, self.outputs), math.log(sd)))
 
     def _distribution(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
@@ -119,15 +117,13 @@ class Gaussian(nn.Module):
         entropy = between * spread + (between + a * _density(a) - b * _density(b)) / 2 - p * log_p - q * log_q
         return log_prob.sum(dim=-1), entropy.sum(dim=-1)
 
-    @torch.no_grad()
     def sample(self, outputs: Tensor, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Actions ``[N, n, k]`` within the bounds, float32, and their log-likelihoods ``[N, n]``."""
         mean, sd = self._distribution(outputs)
         shape = (mean.shape[1], mean.shape[0], mean.shape[2])
-        noise = torch.from_numpy(rng.standard_normal(shape, dtype=np.float32)).to(mean.device).transpose(0, 1)
+        noise = tensor(rng.standard_normal(shape, dtype=np.float32)).transpose(0, 1)
         return self._played(outputs, mean + sd * noise)
 
-    @torch.no_grad()
     def mode(self, outputs: Tensor) -> tuple[np.ndarray, np.ndarray]:
         """The means, within the bounds, and their log-likelihoods."""
         return self._played(outputs, self._distribution(outputs)[0])
@@ -135,7 +131,7 @@ class Gaussian(nn.Module):
     def _played(self, outputs: Tensor, wanted: Tensor) -> tuple[np.ndarray, np.ndarray]:
         action = torch.minimum(torch.maximum(wanted, self.low), self.high)
         log_prob, _ = self.evaluate(outputs, action)
-        return action.transpose(0, 1).cpu().numpy(), log_prob.T.cpu().numpy()
+        return action.detach().transpose(0, 1).cpu().numpy(), log_prob.detach().T.cpu().numpy()
 
 
 Head = Categorical | Gaussian
@@ -190,7 +186,7 @@ class Actor(nn.Module):
         return self.head.mode(self._outputs(obs))
 
     def _outputs(self, obs: np.ndarray) -> Tensor:
-        outputs: Tensor = self.net(self.net.gather(torch.from_numpy(obs).to(self.net.index.device)))
+        outputs: Tensor = self.net(self.net.gather(tensor(obs)))
         return outputs
 
 

@@ -12,18 +12,21 @@ Three places where the printed equations cannot be meant as they stand:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dmpo_deep.envs import NetworkedEnv
-from dmpo_deep.nets import LocalNets, require_finite
+from dmpo_deep import communication
+from dmpo_deep.envs import NetworkedEnv, Policy
+from dmpo_deep.hyperparameters import ActorCritic, Preset
+from dmpo_deep.learner import ModelFree
+from dmpo_deep.nets import LocalNets, require_finite, tensor
 from dmpo_deep.policies import Actor, local_head
-from dmpo_deep.presets import Preset
-from dmpo_deep.rollout import Collector, Trajectory
+from dmpo_deep.rollout import Trajectory
 
 
 def lambda_return(
@@ -83,23 +86,30 @@ def divergence(log_prob: Tensor, old_log_prob: Tensor) -> Tensor:
 
 
 def minibatches(size: int, count: int, rng: np.random.Generator) -> Iterator[Tensor]:
-    """A random partition of ``range(size)`` into ``count`` nearly equal parts."""
-    yield from torch.from_numpy(rng.permutation(size)).tensor_split(count)
+    """A random partition of ``range(size)`` into ``count`` nearly equal parts; a single part is in order."""
+    order = rng.permutation(size) if count > 1 else np.arange(size)
+    yield from tensor(order).tensor_split(count)
 
 
-class Agents:
-    """The actors and critics of all agents, and their update by PPO."""
+class LocalAgents:
+    """The actors and critics of all agents, what they hear, and their estimates of targets and advantages."""
 
-    def __init__(self, env: NetworkedEnv, preset: Preset, rng: torch.Generator) -> None:
+    preset: ActorCritic
+
+    def __init__(self, env: NetworkedEnv, preset: ActorCritic, rng: torch.Generator) -> None:
         graph, d = env.graph, env.observation_space.shape[0]
-        self.preset = preset
-        self.mask = torch.from_numpy(graph.mask(preset.kappa_critic))
+        self.preset, self.graph, self.features = preset, graph, d
+        self.mask = tensor(graph.mask(preset.kappa_critic))
         head = local_head(env, preset.action_sd)
         self.actor = Actor(graph, preset.kappa_policy, d, head, preset.hidden, rng)
         self.critic = LocalNets(graph, preset.kappa_critic, d, 1, preset.hidden, rng)
         self.actor_optimizer = torch.optim.Adam(self.actor.parameters(), lr=preset.lr_actor)
         self.critic_optimizer = torch.optim.Adam(self.critic.parameters(), lr=preset.lr_critic)
         self.gradient_steps = 0
+
+    def policy(self, greedy: bool = False) -> Policy:
+        """A policy for new episodes: actions are sampled, or the most probable ones."""
+        return self.actor.greedy if greedy else self.actor
 
     def values(self, obs: Tensor) -> Tensor:
         """``V_i(s_{N_i^kappa})`` for observations ``[T, B, n, d]``: ``[T, B, n]``, detached."""
@@ -110,12 +120,55 @@ class Agents:
     def estimates(self, data: Trajectory) -> tuple[Tensor, Tensor]:
         """Eqs. 7 and 9: value targets and neighbourhood advantages of every sample, ``[T, B, n]`` each, detached."""
         preset = self.preset
-        ends = torch.from_numpy(data.terminated), torch.from_numpy(data.truncated)
-        reward = torch.from_numpy(data.reward) * preset.reward_scale
-        value, next_value = self.values(torch.from_numpy(data.obs)), self.values(torch.from_numpy(data.next_obs))
+        ends = tensor(data.terminated), tensor(data.truncated)
+        reward = tensor(data.reward) * preset.reward_scale
+        value, next_value = self.values(tensor(data.obs)), self.values(tensor(data.next_obs))
         target = lambda_return(reward, next_value, *ends, preset.gamma, lam=1.0)
         residual = lambda_return(reward, next_value, *ends, preset.gamma, preset.lam) - value
         return target, neighborhood_advantage(residual, self.mask)
+
+    def floats(self) -> dict[str, float]:
+        """Numbers that an agent receives per environment step."""
+        hears, judges = self.preset.kappa_policy, self.preset.kappa_critic
+        return {
+            "floats_policy": communication.acting(self.graph, self.features, hears),
+            "floats_critic": communication.judging(self.graph, self.features, judges, heard=hears),
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Weights, optimisers and the count of gradient steps."""
+        parts = {name: getattr(self, name).state_dict() for name in _PARTS}
+        return {**parts, "gradient_steps": self.gradient_steps}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what :meth:`state_dict` returned."""
+        for name in _PARTS:
+            getattr(self, name).load_state_dict(state[name])
+        self.gradient_steps = state["gradient_steps"]
+
+
+class Batch(NamedTuple):
+    """What an update learns from, agents and samples first, ``[n, N, ...]``."""
+
+    heard: Tensor
+    """Inputs of the actors."""
+    judged: Tensor
+    """Inputs of the critics."""
+    action: Tensor
+    old: Tensor
+    """Log-probabilities of the actions under the policies that chose them."""
+    advantage: Tensor
+    target: Tensor
+
+
+IN_CACHE = 2**19
+"""Numbers in a hidden layer of all agents that are computed at once: 2 MB."""
+
+
+class Agents(LocalAgents):
+    """:class:`LocalAgents` that learn by PPO."""
+
+    preset: Preset
 
     def update(self, data: Trajectory, rng: np.random.Generator) -> dict[str, float]:
         """Lines 12-13: gradient steps on one batch of the current policy's data; what is worth logging.
@@ -131,70 +184,86 @@ class Agents:
         Raises:
             FloatingPointError: a weight is not finite any more.
         """
-        preset = self.preset
-        target, advantage = map(_agents_first, self.estimates(data))
-        if preset.normalize_advantage:
-            advantage = normalized(advantage)
-        old, action = _agents_first(torch.from_numpy(data.log_prob)), _agents_first(torch.from_numpy(data.action))
-        obs = torch.from_numpy(data.obs)
-        heard_actor, heard_critic = self.actor.net.gather(obs), self.critic.gather(obs)
-
+        preset, batch = self.preset, self._batch(data)
         rows, left_out = [], []
-        going = torch.ones(len(target), dtype=torch.bool)
-        for _ in range(preset.updates):
+        going = torch.ones(len(batch.target), dtype=torch.bool)
+        for count in range(1, preset.updates + 1):
             left_out.append(float((~going).float().mean()))
-            for part in minibatches(target.shape[1], preset.minibatches, rng):
-                log_prob, spread = self.actor.evaluate(heard_actor[:, part], action[:, part])
-                surrogate, spread = (
-                    clipped_loss(log_prob, old[:, part], advantage[:, part], preset.clip),
-                    spread.mean(1),
-                )
-                _descend(self.actor_optimizer, (surrogate - preset.entropy * spread).sum(), going)
-                squared = value_loss(self.critic(heard_critic[:, part])[..., 0], target[:, part])
-                _descend(self.critic_optimizer, squared.sum())
-                with torch.no_grad():
-                    ratio = (log_prob - old[:, part]).exp()
-                    clipped = ((ratio - 1).abs() > preset.clip).float().mean()
-                    rows.append(torch.stack([surrogate.mean(), squared.mean(), spread.mean(), clipped]))
+            for part in minibatches(batch.target.shape[1], preset.minibatches, rng):
+                actor, critic = torch.zeros(3), torch.zeros(1)
+                descend(self.actor_optimizer, self._actor_losses(batch, part, actor), going)
+                descend(self.critic_optimizer, self._critic_losses(batch, part, critic))
+                rows.append(torch.cat([actor, critic]))
             self.gradient_steps += preset.minibatches
-            with torch.no_grad():
-                log_prob, _ = self.actor.evaluate(heard_actor, action)
-            kl = divergence(log_prob, old)
-            going &= kl <= preset.kl_stop
+            if count == preset.updates or preset.kl_stop < math.inf:
+                kl = self._divergence(batch)
+                going &= kl <= preset.kl_stop
         require_finite("actor", self.actor)
         require_finite("critic", self.critic)
-        names = ("policy_loss", "value_loss", "entropy", "clip_fraction")
+        names = ("policy_loss", "entropy", "clip_fraction", "value_loss")
         means = dict(zip(names, torch.stack(rows).mean(dim=0).tolist(), strict=True))
         return means | {"kl": float(kl.mean()), "kl_stopped": float(np.mean(left_out))}
 
-    def state_dict(self) -> dict[str, Any]:
-        """Weights, optimisers and the count of gradient steps."""
-        parts = {name: getattr(self, name).state_dict() for name in _PARTS}
-        return {**parts, "gradient_steps": self.gradient_steps}
+    def _batch(self, data: Trajectory) -> Batch:
+        target, advantage = map(agents_first, self.estimates(data))
+        if self.preset.normalize_advantage:
+            advantage = normalized(advantage)
+        obs, old, action = tensor(data.obs), tensor(data.log_prob), tensor(data.action)
+        heard = self.actor.net.gather(obs), self.critic.gather(obs)
+        return Batch(*heard, agents_first(action), agents_first(old), advantage, target)
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what :meth:`state_dict` returned."""
-        for name in _PARTS:
-            getattr(self, name).load_state_dict(state[name])
-        self.gradient_steps = state["gradient_steps"]
+    def _pieces(self, part: Tensor) -> Iterator[tuple[float, Tensor]]:
+        """``part`` cut into pieces whose hidden layers stay in the cache, each with its share of the samples."""
+        size = max(1, IN_CACHE // (len(self.mask) * max(self.preset.hidden)))
+        yield from ((len(piece) / len(part), piece) for piece in torch.split(part, size))
+
+    def _actor_losses(self, batch: Batch, part: Tensor, means: Tensor) -> Iterator[Tensor]:
+        """Eq. 10 piece by piece; adds surrogate, entropy and share of clipped ratios to ``means``."""
+        preset = self.preset
+        for share, piece in self._pieces(part):
+            log_prob, entropy = self.actor.evaluate(batch.heard[:, piece], batch.action[:, piece])
+            old = batch.old[:, piece]
+            surrogate = clipped_loss(log_prob, old, batch.advantage[:, piece], preset.clip)
+            spread = entropy.mean(dim=1)
+            yield (surrogate - preset.entropy * spread).sum() * share
+            with torch.no_grad():
+                clipped = (((log_prob - old).exp() - 1).abs() > preset.clip).float().mean()
+                means += share * torch.stack([surrogate.mean(), spread.mean(), clipped])
+
+    def _critic_losses(self, batch: Batch, part: Tensor, means: Tensor) -> Iterator[Tensor]:
+        """Eq. 8 piece by piece; adds it to ``means``."""
+        for share, piece in self._pieces(part):
+            squared = value_loss(self.critic(batch.judged[:, piece])[..., 0], batch.target[:, piece])
+            yield squared.sum() * share
+            means += share * squared.detach().mean()
+
+    @torch.no_grad()
+    def _divergence(self, batch: Batch) -> Tensor:
+        """Of every agent's policy from the one that made the batch, ``[n]``."""
+        total = torch.zeros(len(batch.target))
+        for share, piece in self._pieces(torch.arange(batch.target.shape[1])):
+            log_prob, _ = self.actor.evaluate(batch.heard[:, piece], batch.action[:, piece])
+            total += share * divergence(log_prob, batch.old[:, piece])
+        return total
 
 
 _PARTS = ("actor", "critic", "actor_optimizer", "critic_optimizer")
 
 
-def _agents_first(x: Tensor) -> Tensor:
+def agents_first(x: Tensor) -> Tensor:
     """``[T, B, n, ...]`` to ``[n, T B, ...]``."""
     return x.flatten(end_dim=1).transpose(0, 1).contiguous()
 
 
-def _descend(optimizer: torch.optim.Optimizer, loss: Tensor, going: Tensor | None = None) -> None:
-    """One step of all agents, or of those in ``going [n]``: the others keep weights and Adam's moments.
+def descend(optimizer: torch.optim.Optimizer, losses: Iterable[Tensor], going: Tensor | None = None) -> None:
+    """One step down the sum of ``losses``, of all agents or of those in ``going [n]``.
 
-    Parameters and moments are agent-major. Adam's momentum moves a weight even at zero gradient, so what is to stay
-    is put back. Adam's count of steps is one for all and runs on.
+    The others keep weights and Adam's moments. Parameters and moments are agent-major. Adam's momentum moves a weight
+    even at zero gradient, so what is to stay is put back. Adam's count of steps is one for all and runs on.
     """
     optimizer.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
+    for loss in losses:
+        loss.backward()  # type: ignore[no-untyped-call]
     if going is None or going.all():
         optimizer.step()
         return
@@ -209,24 +278,7 @@ def _descend(optimizer: torch.optim.Optimizer, loss: Tensor, going: Tensor | Non
         x[~going] = old
 
 
-class DPPO:
-    """Decentralised PPO: each epoch is a real rollout and an update on it."""
+class DPPO(ModelFree):
+    """Decentralised PPO: local actors, local critics, advantages of the neighbourhood."""
 
-    def __init__(self, env: NetworkedEnv, preset: Preset, seed: int) -> None:
-        self.preset, self.rng = preset, np.random.default_rng(seed)
-        self.agents = Agents(env, preset, torch.Generator().manual_seed(seed))
-        self.collector = Collector(env, self.rng)
-
-    def epoch(self) -> dict[str, float | None]:
-        """One rollout of every copy, one update; what is worth logging."""
-        real = self.collector.collect(self.agents.actor, self.preset.rollout_steps)
-        return {**self.agents.update(real, self.rng)}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything needed to continue bit for bit."""
-        return {"agents": self.agents.state_dict(), "collector": self.collector.state_dict()}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what :meth:`state_dict` returned."""
-        self.agents.load_state_dict(state["agents"])
-        self.collector.load_state_dict(state["collector"])
+    population = Agents

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
-from dmpo_deep.envs import NetworkedEnv, Policy, RolloutEnv
+from dmpo_deep.envs import Policy, RolloutEnv
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,8 +41,14 @@ class Trajectory:
         return ended
 
 
-def rollout(env: RolloutEnv, policy: Policy, steps: int, rng: np.random.Generator) -> Trajectory:
-    """Continue ``env`` for ``steps`` steps of each copy; copies that end are reset at once."""
+Forget = Callable[[np.ndarray], None]
+"""Called with the copies ``[B]`` that were reset, for policies that remember."""
+
+
+def rollout(
+    env: RolloutEnv, policy: Policy, steps: int, rng: np.random.Generator, forget: Forget | None = None
+) -> Trajectory:
+    """Continue ``env`` for ``steps`` steps of each copy; copies that end are reset at once, and forgotten."""
     obs, rows = env.observe(), []
     for _ in range(steps):
         action, log_prob = policy(obs, rng)
@@ -50,8 +56,26 @@ def rollout(env: RolloutEnv, policy: Policy, steps: int, rng: np.random.Generato
         reward = reward.astype(np.float32)
         rows.append((obs, action, log_prob, reward, next_obs, terminated, truncated, info["step"], info["metric"]))
         ended = terminated | truncated
-        obs = env.reset(rng, ended) if ended.any() else next_obs
+        if ended.any():
+            obs = env.reset(rng, ended)
+            if forget is not None:
+                forget(ended)
+        else:
+            obs = next_obs
     return Trajectory(*(np.stack(column) for column in zip(*rows, strict=True)))
+
+
+class RealEnv(RolloutEnv, Protocol):
+    """What a collector needs: the part of :class:`~dmpo_deep.envs.NetworkedEnv` that runs and is saved."""
+
+    batch: int
+    warmup_steps: int
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to continue bit for bit."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what :meth:`state_dict` returned."""
 
 
 class Collector:
@@ -61,16 +85,16 @@ class Collector:
     metric of the episodes that the last rollout ended.
     """
 
-    def __init__(self, env: NetworkedEnv, rng: np.random.Generator) -> None:
+    def __init__(self, env: RealEnv, rng: np.random.Generator) -> None:
         self.env, self.rng = env, rng
         self.env_steps = env.warmup_steps * env.batch
         self.finished: list[float] = []
         self._running = np.zeros(env.batch)
         env.reset(rng)
 
-    def collect(self, policy: Policy, steps: int) -> Trajectory:
-        """``steps`` more steps of each copy."""
-        trajectory = rollout(self.env, policy, steps, self.rng)
+    def collect(self, policy: Policy, steps: int, forget: Forget | None = None) -> Trajectory:
+        """``steps`` more steps of each copy, as :func:`rollout`."""
+        trajectory = rollout(self.env, policy, steps, self.rng, forget)
         self.env_steps += steps * self.env.batch + int(trajectory.ended.sum()) * self.env.warmup_steps
         self.finished = []
         for metric, ended in zip(trajectory.metric, trajectory.ended, strict=True):

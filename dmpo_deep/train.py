@@ -12,57 +12,34 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from tqdm import tqdm
 
 from dmpo_deep import DEFAULT_PRESET, EVAL_EVERY, checkpoint, log
+from dmpo_deep.algorithms import ALGORITHMS
 from dmpo_deep.config import RunConfig, read_config
-from dmpo_deep.dmpo import DMPO
+from dmpo_deep.controllers import CONTROLLERS, random_level
 from dmpo_deep.envs import make_env, named_task
 from dmpo_deep.episodes import require_end
-from dmpo_deep.evaluate import evaluate_policy
+from dmpo_deep.evaluate import evaluate_controller, evaluate_policy
+from dmpo_deep.learner import Learner
 from dmpo_deep.nets import one_thread
-from dmpo_deep.ppo import DPPO, Agents
 from dmpo_deep.presets import get_preset, key_values, override
-from dmpo_deep.rollout import Collector
+from dmpo_deep.watch import Watch, radii_beyond
 from dmpo_theory.errors import unknown_name
 
 COLUMNS = (
-    *("env_steps", "epoch", "train_return", "eval_sampled", "eval_greedy"),
-    *(
-        "eval_collisions",
-        "eval_collisions_greedy",
-        "policy_loss",
-        "value_loss",
-        "entropy",
-        "kl",
-        "kl_stopped",
-        "clip_fraction",
-    ),
-    *("model_loss", "model_error", "model_error_at_horizon", "gradient_steps", "seconds_epoch", "seconds_total"),
+    *("env_steps", "epoch", "train_return", "eval_sampled", "eval_greedy", "eval_collisions", "eval_collisions_greedy"),
+    *("policy_loss", "value_loss", "entropy", "kl", "kl_stopped", "clip_fraction", "gates_open"),
+    *("model_loss", "model_loss_holdout", "model_error_train", "model_error"),
+    *(f"model_error_at_{part}" for part in ("quarter", "half", "horizon")),
+    *("gradient_steps", "model_gradient_steps"),
+    *("floats_policy", "floats_critic", "floats_model", "floats_gates"),
+    *(f"seconds_cpu_{phase}" for phase in ("collect", "model", "imagine", "update", "evaluate")),
+    *("seconds_epoch", "seconds_total"),
 )
 """Columns of ``progress.csv``. Returns are in the paper's unit; blank cells were not measured in that epoch."""
-
-
-class Learner(Protocol):
-    """What the loop needs of an algorithm."""
-
-    agents: Agents
-    collector: Collector
-
-    def epoch(self) -> dict[str, float | None]:
-        """Collect, learn, and return what is worth logging."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything needed to continue bit for bit."""
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what :meth:`state_dict` returned."""
-
-
-ALGORITHMS: Mapping[str, Callable[..., Learner]] = {"dmpo": DMPO, "dppo": DPPO}
-"""Algorithm -> class, called with environment, preset and seed."""
 
 
 @one_thread()
@@ -82,8 +59,9 @@ def train(
 
     Everything is checked before anything is written. A checkpoint is written at every evaluation and at the end; a
     run that was stopped or killed continues from it bit for bit, and a finished one can be given more steps: then the
-    evaluation at its end is taken back unless it was due. The first Ctrl-C lets the epoch finish and writes a
-    checkpoint, the second one stops at once.
+    evaluation at its end is taken back unless it was due. What looks wrong, such as a policy below random play, is
+    said on stderr and in ``warnings.txt``. The first Ctrl-C lets the epoch finish and writes a checkpoint, the second
+    one stops at once. Networks compute on the device at hand, :func:`dmpo_deep.nets.on_device`, the CPU by default.
 
     Args:
         task: the task's id, or ``TASK:SOURCE``.
@@ -143,6 +121,9 @@ def train(
         config = replace(config, resumed=(*config.resumed, {"steps": steps, "versions": found}))
     run.mkdir(parents=True, exist_ok=resume)
     config.write(run)
+    for note in radii_beyond(env, chosen):
+        tqdm.write(note, sys.stderr)
+    watch = Watch(lambda: _random_play(task, chosen.environment), rows)
 
     safe = books.env_steps
     bar = tqdm(total=steps, initial=safe, unit="step", desc=f"{algo} {task}", disable=not progress)
@@ -156,14 +137,17 @@ def train(
                 row["gradient_steps"] = learner.agents.gradient_steps
                 due = _due(before, books.env_steps, eval_every) or books.env_steps >= steps
                 if due:
-                    actor = learner.agents.actor
-                    sampled = evaluate_policy(task, actor, chosen.environment)
-                    greedy = evaluate_policy(task, actor.greedy, chosen.environment)
+                    before_cpu = time.process_time()
+                    sampled = evaluate_policy(task, learner.agents.policy(), chosen.environment)
+                    greedy = evaluate_policy(task, learner.agents.policy(greedy=True), chosen.environment)
+                    row["seconds_cpu_evaluate"] = time.process_time() - before_cpu
                     row |= {"eval_sampled": sampled.mean, "eval_collisions": sampled.collisions}
                     row |= {"eval_greedy": greedy.mean, "eval_collisions_greedy": greedy.collisions}
                     bar.set_postfix(sampled=f"{sampled.mean:.1f}", greedy=f"{greedy.mean:.1f}")
                 seconds += (spent := time.perf_counter() - start)
                 record.write({**row, "seconds_epoch": spent, "seconds_total": seconds})
+                for warning in watch.look(row):
+                    record.warn(f"{books.env_steps} steps: {warning}")
                 stop = stopped()
                 if due or stop:
                     record.sync()
@@ -190,6 +174,14 @@ def _learn(learner: Learner) -> dict[str, float | None]:
     if bad:
         raise FloatingPointError(", ".join(bad))
     return learned
+
+
+def _random_play(task: str, options: Mapping[str, Any]) -> float | None:
+    """The metric of random play, measured if it is not stored."""
+    level, known = random_level(task, options), CONTROLLERS[task]
+    if level is None and "random" in known:
+        return evaluate_controller(task, known["random"], options).mean
+    return level
 
 
 def _due(before: int, now: int, eval_every: int) -> bool:

@@ -13,17 +13,18 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
+from dmpo_deep.algorithms import ALGORITHMS
 from dmpo_deep.check.tables import policy_of
 from dmpo_deep.envs import make_env
 from dmpo_deep.envs.tabular import Tabular
 from dmpo_deep.nets import one_thread
+from dmpo_deep.ppo import LocalAgents
 from dmpo_deep.presets import get_preset, override
 from dmpo_deep.report import COLORS, interquartile_mean
-from dmpo_deep.train import ALGORITHMS
 from dmpo_theory.mdp import NetworkedMDP
 from dmpo_theory.optimum import (
     Direction,
@@ -109,18 +110,27 @@ def learn(
         changes: to the default preset.
         tell: called with the environment steps after each epoch.
     """
+    require_memoryless(algo)
     preset = override(get_preset("tabular", algo), changes or {})
     env = make_env("tabular", preset.copies, gamma=preset.gamma, **options)
     assert isinstance(env, Tabular)
     learner = ALGORITHMS[algo](env, preset, seed)
-    curve = [(0, expected_return(env.mdp, policy_of(learner.agents.actor, env.mdp)))]
+    agents = cast(LocalAgents, learner.agents)
+    curve = [(0, expected_return(env.mdp, policy_of(agents.actor, env.mdp)))]
     while (spent := learner.collector.env_steps) < steps:
         learner.epoch()
         now = learner.collector.env_steps
         if now // every > spent // every or now >= steps:
-            curve.append((now, expected_return(env.mdp, policy_of(learner.agents.actor, env.mdp))))
+            curve.append((now, expected_return(env.mdp, policy_of(agents.actor, env.mdp))))
         tell(now)
     return curve
+
+
+def require_memoryless(algo: str) -> None:
+    """``ValueError`` if policies of the algorithm remember: no table says what they do."""
+    population = ALGORITHMS[algo].population
+    if not (isinstance(population, type) and issubclass(population, LocalAgents)):
+        raise ValueError(f"policies of {algo} remember, so that no table has their exact return; leave {algo} out")
 
 
 def study(

@@ -13,8 +13,8 @@ import torch
 from dmpo_deep.check.statistics import LEVEL
 from dmpo_deep.check.tables import LocalTables, logits_of, widened
 from dmpo_deep.envs.tabular import Tabular
+from dmpo_deep.hyperparameters import ModelPreset
 from dmpo_deep.ppo import Agents
-from dmpo_deep.presets import ModelPreset
 from dmpo_deep.rollout import Trajectory, rollout
 from dmpo_theory.bootstrap import rollout_target
 from dmpo_theory.closed_loop import ClosedLoop, closed_loop

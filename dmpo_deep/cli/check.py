@@ -133,10 +133,10 @@ def gap(
 
     from tqdm import tqdm
 
-    from dmpo_deep.check.learning import study, write
+    from dmpo_deep.algorithms import ALGORITHMS
+    from dmpo_deep.check.learning import require_memoryless, study, write
     from dmpo_deep.envs import make_env
     from dmpo_deep.presets import get_preset, task_options
-    from dmpo_deep.train import ALGORITHMS
     from dmpo_theory.errors import unknown_name
 
     options = task_options([pair for given in set for pair in given])
@@ -151,6 +151,7 @@ def gap(
         if name not in ALGORITHMS:
             raise unknown_name("algorithm", name, ALGORITHMS)
         get_preset("tabular", name)
+        require_memoryless(name)
     for option, number in (("--seeds", seeds), ("--steps", steps), ("--every", every)):
         at_least(option, number, 1)
     asked = json.dumps({"graphs": wanted, "steps": steps, "every": every}, indent=2)

@@ -97,12 +97,13 @@ def train(
     set: Settings = (),
     eval_every: int = EVAL_EVERY,
     resume: bool = False,
+    device: str = "cpu",
 ) -> None:
     """Train an algorithm on a task. Ctrl-C stops after the epoch; --resume goes on, bit for bit.
 
     Args:
         task: catchup, slowdown, ring, or tabular:FILE for the MDP in an instance file.
-        algo: dmpo or dppo.
+        algo: dmpo, dmpo-true-model (the simulator in the model's place), dppo, cppo, ic3net or ia2c; docs/dmpo.md.
         seed: of everything random in training.
         steps: environment steps in all, warm-up included; one step of one copy of the environment counts as one.
         out: run directory; runs/TASK-ALGO-sSEED by default.
@@ -110,21 +111,24 @@ def train(
         set: hyper-parameters to change, each KEY=VALUE: --set lr_actor=1e-3 kappa_critic=1, once or several times.
         eval_every: environment steps between evaluations.
         resume: continue the run in OUT.
+        device: what networks compute on, for example cuda; networks this small are at home on the CPU.
     """
     require("torch", "safetensors", "tensorboard", "gymnasium")
+    from dmpo_deep.nets import on_device
     from dmpo_deep.train import train
 
-    run = train(
-        task,
-        algo,
-        seed,
-        steps,
-        out or Path("runs") / f"{'-'.join(Path(part).stem for part in task.split(':'))}-{algo}-s{seed}",
-        preset=preset,
-        overrides=[pair for given in set for pair in given],
-        resume=resume,
-        eval_every=eval_every,
-    )
+    with on_device(device):
+        run = train(
+            task,
+            algo,
+            seed,
+            steps,
+            out or Path("runs") / f"{'-'.join(Path(part).stem for part in task.split(':'))}-{algo}-s{seed}",
+            preset=preset,
+            overrides=[pair for given in set for pair in given],
+            resume=resume,
+            eval_every=eval_every,
+        )
     print(f"Results: {run} (progress.csv, TensorBoard events, checkpoint; next: dmpo evaluate {run})")
 
 

@@ -129,6 +129,12 @@ def normalised_score(task: str, options: Mapping[str, Any], metric: float) -> fl
     return float((metric - trivial) / (best - trivial))
 
 
+def random_level(task: str, options: Mapping[str, Any]) -> float | None:
+    """The stored metric of uniformly random play; None where the task has no levels for these options."""
+    level = _level(task, options)
+    return None if level is None else float(level["random"])
+
+
 def random_score(task: str, options: Mapping[str, Any]) -> float | None:
     """The normalised score of uniformly random play."""
     level = _level(task, options)

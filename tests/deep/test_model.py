@@ -11,10 +11,12 @@ import torch
 
 from dmpo_deep.buffer import TransitionBuffer
 from dmpo_deep.controllers.cacc import uniform
+from dmpo_deep.controllers.tabular import uniform as tabular_uniform
 from dmpo_deep.envs import make_env
-from dmpo_deep.model import GaussianModel, ModelEnv
+from dmpo_deep.hyperparameters import ModelPreset
+from dmpo_deep.model import GaussianModel, ModelEnv, local_model
 from dmpo_deep.rollout import Collector, Trajectory, rollout
-from dmpo_theory.graph import ring
+from dmpo_theory.graph import path, ring
 
 RNG = np.random.default_rng(0)
 N, D, ACTIONS = 5, 2, 3
@@ -202,3 +204,106 @@ def test_data_without_a_reward_are_named():
     model = GaussianModel(env.graph, 1, 5, 4, (8,), 1e-3, torch.Generator().manual_seed(0))
     with pytest.raises(ValueError, match="all 1 real transitions end the task"):
         model.fit(data, 1, 4, np.random.default_rng(0))
+
+
+def held_out(share, steps=300, change=None, **options):
+    graph, trajectory = linear_data(np.random.default_rng(0), steps=10, copies=20)
+    data = TransitionBuffer(10_000)
+    data.add(trajectory, share, np.random.default_rng(5) if share else None)
+    if change is not None:
+        change(data)
+    model = GaussianModel(graph, 1, D, ACTIONS, (32,), 3e-3, torch.Generator().manual_seed(0), **options)
+    return model, model.fit(data, steps, 64, np.random.default_rng(1)), data
+
+
+def lie_where_held(data):
+    data["next_obs"][data["held"]] = 1e3
+
+
+def nothing_to_learn(data):
+    data["next_obs"][:] = np.random.default_rng(3).normal(size=data["next_obs"].shape)
+
+
+def test_what_is_held_out_never_trains_nor_normalises():
+    models = [held_out(0.3, steps=2, change=change) for change in (None, lie_where_held)]
+    (honest, fit, data), (lied, other, _) = models
+    assert 0.2 < data["held"].mean() < 0.4
+    for a, b in zip(honest.parameters(), lied.parameters(), strict=True):
+        assert torch.equal(a, b)
+    assert torch.equal(honest.target_scale, lied.target_scale)
+    assert torch.equal(honest.high, lied.high)
+    assert other.holdout > 1e3 > fit.holdout
+
+
+def test_the_held_out_error_is_the_mean_over_what_was_held_out():
+    model, fit, data = held_out(0.3)
+    rows = [data[name][data["held"]] for name in ("obs", "action", "next_obs", "reward")]
+    obs, reward = model.predict(*rows[:2], RNG)
+    scale = model.target_scale.numpy()[:, 0]
+    error = np.concatenate([obs - rows[2], (reward - rows[3])[..., None]], axis=-1) / scale
+    inside = (np.abs(obs - model.low.numpy()[:, 0, :D]) > 1e-6) & (np.abs(obs - model.high.numpy()[:, 0, :D]) > 1e-6)
+    assert inside.mean() > 0.95  # predictions are kept within the data's range, the loss is not
+    assert fit.holdout == pytest.approx((error**2).mean(), rel=0.05)
+
+
+def test_fitting_stops_when_the_held_out_error_no_longer_falls():
+    _, fit, _ = held_out(0.3, steps=1000, change=nothing_to_learn)
+    assert fit.steps in range(400, 1000, 100)
+    _, fit, _ = held_out(0.3, steps=100)
+    assert fit.steps == 100
+    _, fit, _ = held_out(0.0, steps=50)
+    assert (fit.holdout, fit.steps) == (None, 50)
+
+
+def test_a_model_may_know_the_actions_of_those_it_hears():
+    graph = ring(7)
+    model = GaussianModel(graph, 2, D, ACTIONS, (16,), 1e-3, torch.Generator().manual_seed(0), neighbor_actions=True)
+    obs = np.ones((4, 7, D), dtype=np.float32)
+    action = np.zeros((4, 7), dtype=np.int64)
+    other = action.copy()
+    other[:, 3] = 2
+    changed = (model.predict(obs, action, RNG)[0] != model.predict(obs, other, RNG)[0]).any(axis=(0, 2))
+    assert changed.tolist() == [3 in graph.neighbors(i, 2) for i in range(7)]
+
+
+def test_an_ensemble_predicts_by_one_of_its_members_and_errs_by_their_mean():
+    model, _, data = held_out(0.0, steps=20, ensemble=3)
+    obs, action = data["obs"][:50], data["action"][:50]
+    members = model._outcome(obs, action).detach().numpy().transpose(0, 2, 1, 3)
+    assert not np.allclose(members[0], members[1])
+    rng, seen = np.random.default_rng(0), set()
+    for _ in range(3):
+        predicted, _ = model.predict(obs, action, rng)
+        which = np.abs(members[..., :D] - predicted).max(axis=-1) < 1e-6
+        assert which.any(axis=0).all()
+        seen |= {tuple(row) for row in which.reshape(3, -1).T}
+    assert len(seen) >= 3
+    scale = model.target_scale.numpy()[:, 0, :D]
+    expected = (((members.mean(axis=0)[..., :D] - data["next_obs"][:50]) / scale) ** 2).mean()
+    assert model.error(obs, action, data["next_obs"][:50]) == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("options", [{}, {"ensemble": 3}, {"neighbor_actions": True}])
+def test_models_of_finitely_many_states_have_the_same_options(options):
+    env, rng = make_env("tabular", 8), np.random.default_rng(0)
+    env.reset(rng)
+    model = local_model(
+        env, ModelPreset(hidden_model=(16,), lr_model=3e-3, **options), torch.Generator().manual_seed(0)
+    )
+    data = TransitionBuffer(5000)
+    data.add(rollout(env, tabular_uniform(env), 300, rng), 0.2, rng)
+    fit = model.fit(data, 200, 64, rng)
+    held = data["held"]
+    before, after = np.log(2), model.error(*(data[name][held] for name in ("obs", "action", "next_obs")))
+    assert after < before
+    assert fit.holdout is not None
+    probability, _ = model.outcome(data["obs"][:9], data["action"][:9])
+    np.testing.assert_allclose(probability.sum(axis=-1), 1, rtol=1e-5)
+
+
+def test_model_loss_by_hand():
+    """Two agents, two samples, the second terminal: its reward does not count, everything else is a squared error."""
+    model = GaussianModel(path(2), 1, 1, 2, (4,), 1e-3, torch.Generator().manual_seed(0))
+    outputs = torch.tensor([[[1.0, 2.0], [3.0, 4.0]], [[0.0, 1.0], [1.0, 0.0]]])
+    error = model._error(outputs, torch.zeros(2, 2, 2), torch.tensor([True, False]))
+    assert error.tolist() == [[[1.0, 4.0], [9.0, 0.0]], [[0.0, 1.0], [1.0, 0.0]]]

@@ -218,3 +218,16 @@ def test_weights_that_are_not_finite_are_reported():
 def test_bootstrap_is_detached():
     agents, data, _ = agents_and_data()
     assert not agents.values(torch.from_numpy(data.next_obs)).requires_grad
+
+
+def test_pieces_that_fit_the_cache_change_nothing_but_rounding(monkeypatch):
+    ends = []
+    for room in (2**30, 8 * 16 * 7):  # all at once, and seven samples at a time
+        monkeypatch.setattr("dmpo_deep.ppo.IN_CACHE", room)
+        agents, data, rng = agents_and_data(updates=2, minibatches=3, entropy=0.1)
+        ends.append((agents, agents.update(data, rng)))
+    (whole, logged), (pieces, same) = ends
+    assert same == pytest.approx(logged, rel=1e-4, abs=1e-6)
+    for name in ("actor", "critic"):
+        for a, b in zip(getattr(whole, name).parameters(), getattr(pieces, name).parameters(), strict=True):
+            torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)

@@ -8,31 +8,42 @@ import pytest
 
 pytest.importorskip("torch")
 
+from dmpo_deep.algorithms import ALGORITHMS
 from dmpo_deep.config import from_config, to_config
-from dmpo_deep.presets import (
-    _PAPER,
-    _PAPER_MODEL,
-    PRESETS,
-    ModelPreset,
-    Preset,
-    get_preset,
-    override,
-)
-from dmpo_deep.train import ALGORITHMS
+from dmpo_deep.hyperparameters import ModelPreset, Preset, RecurrentPreset
+from dmpo_deep.presets import PRESETS, get_preset, override, paper_fields
+
+TABLE_I = """
+          catchup slowdown eight ring  atsc
+lr_critic    3e-4     3e-4  5e-5 5e-4  5e-4
+lr_actor     3e-4     3e-4  5e-5 5e-4  5e-4
+lr_model     3e-4     3e-4  5e-4 5e-4  2e-4
+hidden      64,64    64,64 64,64 64,64 128,128
+hidden_model 16,16   16,16 16,16 16,16 64,64
+kappa_critic    2        2     3    3     1
+model_horizon  25       25    25   25    25
+"""
+"""As printed."""
 
 
 def test_paper_preset_is_table_one():
-    paper = get_preset("catchup", "dmpo", "paper")
-    assert paper.lr_actor == paper.lr_critic == paper.lr_model == 3e-4
-    assert (paper.hidden, paper.hidden_model) == ((64, 64), (16, 16))
-    assert (paper.kappa_critic, paper.kappa_policy, paper.kappa_model, paper.model_horizon) == (2, 1, 1, 25)
+    tasks, *rows = (line.split() for line in TABLE_I.strip().splitlines())
+    for name, *cells in rows:
+        for task, cell in zip(tasks, cells, strict=True):
+            wanted = tuple(map(int, cell.split(","))) if "," in cell else float(cell)
+            assert paper_fields(task)[name] == wanted, (task, name)
+            if (task, "dmpo") in PRESETS:
+                preset = get_preset(task, "dmpo", "paper")
+                assert getattr(preset, name) == wanted, (task, name)
+                assert (preset.kappa_policy, preset.kappa_model) == (1, 1)
+    assert {task for task, _ in PRESETS} >= {"catchup", "slowdown", "ring"}
 
 
 @pytest.mark.parametrize(("task", "algo"), PRESETS)
 def test_every_preset_survives_json(task, algo):
     assert algo in ALGORITHMS
     for preset in PRESETS[task, algo].values():
-        for changed in (preset, override(preset, {"kappa_critic": "inf", "environment.collision": "freeze"})):
+        for changed in (preset, override(preset, {"lam": "1", "environment.collision": "freeze"})):
             stored = json.loads(json.dumps(to_config(changed), allow_nan=False))
             assert from_config(task, algo, stored) == changed
 
@@ -81,7 +92,7 @@ def test_mistakes_name_key_value_and_remedy(values, message):
 def test_minibatches_of_a_model_rollout_come_from_the_model_rollout():
     with pytest.raises(ValueError, match=r"exceeds the 50 samples .* branches \* model_horizon = 50 must grow"):
         ModelPreset(branches=10, model_horizon=5, minibatches=51)
-    assert ModelPreset(branches=10, model_horizon=60, minibatches=600, copies=1, rollout_steps=10).batch == 600
+    assert ModelPreset(branches=10, model_horizon=60, minibatches=600, copies=1, rollout_steps=10).minibatches == 600
 
 
 @pytest.mark.parametrize("text", ["()" * 400, "[" * 5000, "\0", "{[]: 1}"])
@@ -90,8 +101,13 @@ def test_environment_options_of_any_shape_are_text(text):
 
 
 def test_paper_presets_spell_out_every_field():
-    for presets, given in (("dppo", _PAPER), ("dmpo", {**_PAPER, **_PAPER_MODEL})):
-        assert {f.name for f in dataclasses.fields(get_preset("catchup", presets, "paper"))} == set(given)
+    assert {f.name for f in dataclasses.fields(ModelPreset)} == set(paper_fields("ring"))
+
+
+def test_the_same_task_and_idea_have_the_same_hyper_parameters():
+    for task in ("catchup", "slowdown", "ring"):
+        dppo, cppo = (get_preset(task, algo, "paper") for algo in ("dppo", "cppo"))
+        assert dataclasses.replace(dppo, kappa_critic=math.inf) == cppo
 
 
 @pytest.mark.parametrize(
@@ -110,9 +126,34 @@ def test_stored_presets_are_checked(change, message):
         from_config("catchup", "dppo", to_config(get_preset("catchup", "dppo")) | change)
 
 
-def test_model_free_algorithms_have_no_model_fields():
-    with pytest.raises(ValueError, match="unknown hyper-parameter 'model_horizon'"):
-        override(get_preset("catchup", "dppo"), {"model_horizon": "5"})
+@pytest.mark.parametrize(
+    ("algo", "field"),
+    [
+        ("dppo", "model_horizon"),
+        ("dmpo-true-model", "lr_model"),
+        ("ia2c", "clip"),
+        ("ic3net", "kappa_critic"),
+        ("dppo", "value_weight"),
+    ],
+)
+def test_algorithms_have_no_fields_that_they_do_not_read(algo, field):
+    with pytest.raises(ValueError, match=f"unknown hyper-parameter '{field}'"):
+        override(get_preset("catchup", algo), {field: "5"})
+
+
+def test_a_rollout_that_the_buffer_cannot_hold_is_refused():
+    with pytest.raises(ValueError, match=r"buffer = 500 is too small for a rollout .* 600 joint transitions; raise it"):
+        ModelPreset(buffer=500)
+
+
+def test_sequences_are_not_divided():
+    with pytest.raises(ValueError, match=r"minibatches = 9 exceeds the 8 samples .* or copies = 8 must grow"):
+        RecurrentPreset(copies=8, minibatches=9)
+
+
+def test_a_task_without_presets_of_an_algorithm_says_so():
+    with pytest.raises(ValueError, match="no preset of dmpo-true-model on tabular; tabular has presets of cppo, dmpo"):
+        get_preset("tabular", "dmpo-true-model")
 
 
 def test_unknown_preset_names_the_nearest():

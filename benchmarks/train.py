@@ -1,0 +1,189 @@
+"""Speed of training: environment steps and row-updates per second of processor time, by phase.
+
+python benchmarks/train.py [--device cuda] [--only acting rows epochs agents]
+
+- acting: real steps with policy inference and storage, catch-up, at batch 1 and 16.
+- rows: joint samples (of all 8 agents) through one actor and one critic step at the original's networks, [64, 64] on
+  one hop, and batch, 51,200; beside it the share of the machine's own rate of matrix products that this amounts to, and
+  the same steps by separate networks of each agent in a loop, as the original has them. The original's code as a whole
+  was seen to make 65,000 on such a machine.
+- epochs: whole epochs of the presets ``tuned`` on catch-up without evaluation, by phase.
+- agents: acting and updating on platoon graphs of 8 to 512 agents, kappa 2, per agent.
+
+Networks use one thread. Processor time, not the clock: on a shared machine it is what a core can do; the best of
+several repetitions, with the load beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import torch
+from gymnasium.spaces import Box, Discrete
+from torch import nn
+
+from dmpo_deep.algorithms import ALGORITHMS
+from dmpo_deep.envs import make_env
+from dmpo_deep.hyperparameters import Preset
+from dmpo_deep.nets import on_device, one_thread
+from dmpo_deep.ppo import Agents, clipped_loss, value_loss
+from dmpo_deep.presets import get_preset
+from dmpo_deep.rollout import Trajectory, rollout
+from dmpo_theory import graph
+
+ROWS = 51_200
+FORWARD_AND_BACKWARD = 3
+
+
+def say(line: str) -> None:
+    """One line of results, at once."""
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def best(function: Callable[[], object], repetitions: int) -> float:
+    """Least processor seconds of a call."""
+    spent = []
+    for _ in range(repetitions):
+        start = time.process_time()
+        function()
+        if torch.get_default_device().type == "cuda":
+            torch.cuda.synchronize()
+        spent.append(time.process_time() - start)
+    return min(spent)
+
+
+class Vehicles:
+    """The spaces and the graph of a platoon of any length; nothing moves."""
+
+    def __init__(self, n: int) -> None:
+        self.graph = graph.path(n)
+        self.action_space, self.observation_space = Discrete(4), Box(-np.inf, np.inf, (5,), np.float32)
+
+
+def samples(n: int, steps: int, copies: int, rng: np.random.Generator) -> Trajectory:
+    """Noise in the shape of a rollout."""
+    obs = rng.standard_normal((steps + 1, copies, n, 5), dtype=np.float32)
+    action = rng.integers(4, size=(steps, copies, n))
+    reward = rng.standard_normal((steps, copies, n), dtype=np.float32)
+    never, index = np.zeros((steps, copies), dtype=bool), np.zeros((steps, copies))
+    old = np.full_like(reward, np.log(0.25))
+    return Trajectory(obs[:-1], action, old, reward, obs[1:], never, never, index, index)
+
+
+def acting(repetitions: int) -> None:
+    """Real rollouts with inference and storage."""
+    for copies in (1, 16):
+        env, rng = make_env("catchup", copies), np.random.default_rng(0)
+        agents = Agents(env, get_preset("catchup", "dppo"), torch.Generator().manual_seed(0))
+        env.reset(rng)
+        seconds = best(partial(rollout, env, agents.actor, 500, rng), repetitions)
+        say(f"acting and storing, batch {copies:2d}: {500 * copies / seconds:9,.0f} steps per CPU-second")
+
+
+def rows(repetitions: int) -> None:
+    """Gradient steps at the original's sizes."""
+    preset = Preset(kappa_critic=1, updates=1, minibatches=1, copies=ROWS // 25, rollout_steps=25)
+    agents = Agents(Vehicles(8), preset, torch.Generator().manual_seed(0))
+    data, rng = samples(8, 25, ROWS // 25, np.random.default_rng(0)), np.random.default_rng(0)
+    once = best(partial(agents.update, data, rng), repetitions)
+    agents.preset = replace(preset, updates=3)
+    seconds = (best(partial(agents.update, data, rng), repetitions) - once) / 2
+    weights = sum(weight.numel() for net in (agents.actor.net, agents.critic) for weight in net.weight)
+    square = torch.randn(1024, 1024)
+    product = 2 * 1024**3 / best(lambda: square @ square, 20 * repetitions)
+    share = 2 * FORWARD_AND_BACKWARD * weights * ROWS / seconds / product
+    say(f"row-updates at batch {ROWS:,}: {ROWS / seconds:9,.0f} joint rows per CPU-second (the original: about 65,000)")
+    loop = ROWS / best(separate_networks(), repetitions)
+    say(f"  and {ROWS / seconds / loop:.2f} times the {loop:,.0f} of separate networks in a loop")
+    say(f"  {share:.0%} of this machine's {product / 1e9:.0f} GFLOP/s in products of 1024 x 1024 matrices")
+
+
+def separate_networks() -> Callable[[], None]:
+    """One actor and one critic step of 8 agents whose networks are separate modules, full batch."""
+
+    def mlp(outputs: int) -> nn.Module:
+        return nn.Sequential(nn.Linear(15, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, outputs))
+
+    actors, critics = ([mlp(outputs) for _ in range(8)] for outputs in (4, 1))
+    optimizers = [
+        torch.optim.Adam([weight for net in nets for weight in net.parameters()]) for nets in (actors, critics)
+    ]
+    inputs, action = torch.randn(8, ROWS, 15), torch.randint(4, (8, ROWS, 1))
+    advantage, target, old = torch.randn(8, ROWS), torch.randn(8, ROWS), torch.full((8, ROWS), -1.386)
+
+    def step() -> None:
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        for i in range(8):
+            log_prob = torch.log_softmax(actors[i](inputs[i]), dim=-1).gather(-1, action[i])[:, 0]
+            clipped_loss(log_prob[None], old[i][None], advantage[i][None], 0.2).sum().backward()
+            value_loss(critics[i](inputs[i]).T, target[i][None]).sum().backward()
+        for optimizer in optimizers:
+            optimizer.step()
+
+    return step
+
+
+def epochs(repetitions: int) -> None:
+    """Whole epochs of every algorithm, after one that warms up."""
+    for algo in ALGORITHMS:
+        preset = get_preset("catchup", algo)
+        env = make_env("catchup", preset.copies, gamma=preset.gamma, **preset.environment)
+        learner = ALGORITHMS[algo](env, preset, 0)
+        learner.epoch()
+        before = learner.collector.env_steps
+        logged = [learner.epoch() for _ in range(repetitions)]
+        steps = (learner.collector.env_steps - before) / repetitions
+        phases = [name for name in logged[0] if name.startswith("seconds_cpu_")]
+        least = {name.removeprefix("seconds_cpu_"): min(float(row[name] or 0) for row in logged) for name in phases}
+        parts = ", ".join(f"{name} {1e6 * seconds / steps:,.0f}" for name, seconds in least.items())
+        total = steps / sum(least.values())
+        say(f"{algo:15s} {total:8,.0f} environment steps per CPU-second; microseconds of a step: {parts}")
+
+
+def agents(repetitions: int) -> None:
+    """Cost of one agent as there are more."""
+    for n in (8, 32, 128, 512):
+        preset = Preset(kappa_critic=2, updates=1, minibatches=4)
+        learning = Agents(Vehicles(n), preset, torch.Generator().manual_seed(0))
+        data, rng = samples(n, 150, 4, np.random.default_rng(0)), np.random.default_rng(0)
+        update = best(partial(learning.update, data, rng), repetitions)
+        act = best(partial(_act, learning, data, rng), repetitions)
+        say(
+            f"{n:4d} agents: update {1e6 * update / (600 * n):6.2f}, acting at batch 4 {1e6 * act / (600 * n):6.2f} "
+            "CPU-microseconds per agent and sample"
+        )
+
+
+def _act(learning: Agents, data: Trajectory, rng: np.random.Generator) -> None:
+    for obs in data.obs:
+        learning.actor(obs, rng)
+
+
+PARTS: dict[str, Callable[[int], None]] = {"acting": acting, "rows": rows, "epochs": epochs, "agents": agents}
+
+
+def main() -> None:
+    """Print every figure."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS))
+    parser.add_argument("--device", default="cpu")
+    options = parser.parse_args()
+    say(f"load {os.getloadavg()[0]:.2f} on {os.cpu_count()} cores, torch {torch.__version__}, {options.device}")
+    with one_thread(), on_device(options.device):
+        for name in options.only:
+            PARTS[name](options.repetitions)
+    say(f"load {os.getloadavg()[0]:.2f}")
+
+
+if __name__ == "__main__":
+    main()

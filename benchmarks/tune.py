@@ -1,0 +1,86 @@
+"""A search of equal budget for every algorithm: as many candidates, environment steps and training seeds for each.
+
+python benchmarks/tune.py catchup --out tuning.json
+
+Every candidate differs from the preset ``tuned`` by the listed overrides; the first is the preset itself. It is trained
+on training seeds, which start at 100, and the sampled policy then plays 64 episodes of training draws. Evaluation draws
+are never seen. Candidates are listed below: what matters most for each algorithm, step sizes and how often it learns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from dmpo_deep.envs import make_env
+from dmpo_deep.episodes import play
+from dmpo_deep.evaluate import load_agents
+from dmpo_deep.nets import one_thread
+from dmpo_deep.train import train
+
+_PPO = (
+    (),
+    ("lr_actor=1e-3",),
+    ("rollout_steps=75", "minibatches=2"),
+    ("lr_actor=3e-3", "lr_critic=3e-3"),
+)
+CANDIDATES: Mapping[str, Sequence[Sequence[str]]] = {
+    "ia2c": ((), ("lr_actor=3e-3",), ("lr_actor=3e-3", "lr_critic=3e-3", "copies=8"), ("lr_actor=1e-2",)),
+    "ic3net": ((), ("lr=3e-3",), ("updates=5", "minibatches=4"), ("lr=3e-3", "updates=5", "minibatches=4")),
+    "dppo": _PPO,
+    "cppo": _PPO,
+    "dmpo": ((), ("lr_actor=2e-3",), ("rollout_steps=75", "warmup_steps=150"), ("model_rounds=2", "lr_actor=2e-3")),
+}
+
+
+@one_thread()
+def level(run: Path, copies: int = 64) -> float:
+    """Mean metric of the run's sampled policy on training draws."""
+    agents, config = load_agents(run)
+    env = make_env(config.task, copies, **config.preset.environment)
+    return play(env, agents.policy(), np.random.default_rng(54321), np.random.default_rng(0)).mean
+
+
+def main() -> None:
+    """Write all candidates with their levels, as they come."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("task")
+    parser.add_argument("--algorithms", nargs="+", default=list(CANDIDATES), choices=list(CANDIDATES))
+    parser.add_argument("--steps", type=int, default=12_000)
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    found = []
+    for algo in options.algorithms:
+        for overrides in CANDIDATES[algo]:
+            levels, start = [], time.process_time()
+            for seed in range(100, 100 + options.seeds):
+                with tempfile.TemporaryDirectory() as folder:
+                    run = train(
+                        options.task,
+                        algo,
+                        seed,
+                        options.steps,
+                        Path(folder) / "run",
+                        overrides=overrides,
+                        eval_every=10 * options.steps,
+                        progress=False,
+                    )
+                    levels.append(level(run))
+            row = {"algo": algo, "overrides": list(overrides), "levels": levels, "cpu": time.process_time() - start}
+            found.append(row)
+            sys.stdout.write(f"{algo:7s} {' '.join(overrides):45s} {np.mean(levels):9.1f}  {row['cpu']:.0f} CPU-s\n")
+            sys.stdout.flush()
+            record = {"task": options.task, "steps": options.steps, "seeds": options.seeds, "found": found}
+            options.out.write_text(json.dumps(record, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""Section VI-A's simplest rival: IA2C, independent advantage actor-critic.
+
+Every agent minds its own reward alone: ``A_i = R_i - V_i(s_{N_i})`` from short rollouts, one actor step
+``-E[log pi_i(a_i | s_{N_i}) A_i] - beta H(pi_i)`` and a few critic steps on each. The entropy is a bonus: added to the
+loss, as Eq. 10 prints it, it would punish exploration.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dmpo_deep import communication
+from dmpo_deep.envs import NetworkedEnv
+from dmpo_deep.hyperparameters import IndependentPreset
+from dmpo_deep.learner import ModelFree
+from dmpo_deep.nets import require_finite, tensor
+from dmpo_deep.ppo import LocalAgents, agents_first, descend, normalized, value_loss
+from dmpo_deep.rollout import Trajectory
+
+
+def policy_gradient_loss(log_prob: Tensor, advantage: Tensor) -> Tensor:
+    """Eq. 10 without entropy, for every agent: ``[n, N]`` to ``[n]``."""
+    return -(log_prob * advantage).mean(dim=1)
+
+
+class IndependentAgents(LocalAgents):
+    """:class:`~dmpo_deep.ppo.LocalAgents` that learn by advantage actor-critic, each from its own reward."""
+
+    preset: IndependentPreset
+
+    def __init__(self, env: NetworkedEnv, preset: IndependentPreset, rng: torch.Generator) -> None:
+        super().__init__(env, preset, rng)
+        self.mask = torch.eye(env.graph.n, dtype=torch.bool)
+
+    def update(self, data: Trajectory, rng: np.random.Generator) -> dict[str, float]:
+        """One actor step and ``critic_steps`` critic steps on a rollout; what is worth logging.
+
+        Raises:
+            FloatingPointError: a weight is not finite any more.
+        """
+        target, advantage = map(agents_first, self.estimates(data))
+        if self.preset.normalize_advantage:
+            advantage = normalized(advantage)
+        obs, action = tensor(data.obs), agents_first(tensor(data.action))
+        log_prob, entropy = self.actor.evaluate(self.actor.net.gather(obs), action)
+        loss, spread = policy_gradient_loss(log_prob, advantage), entropy.mean(dim=1)
+        descend(self.actor_optimizer, [(loss - self.preset.entropy * spread).sum()])
+        heard = self.critic.gather(obs)
+        for _ in range(self.preset.critic_steps):
+            squared = value_loss(self.critic(heard)[..., 0], target)
+            descend(self.critic_optimizer, [squared.sum()])
+        self.gradient_steps += 1
+        require_finite("actor", self.actor)
+        require_finite("critic", self.critic)
+        means = {"policy_loss": loss, "value_loss": squared, "entropy": spread}
+        return {name: float(value.detach().mean()) for name, value in means.items()}
+
+    def floats(self) -> dict[str, float]:
+        """Numbers that an agent receives per environment step; advantages are not shared."""
+        hears, judges = self.preset.kappa_policy, self.preset.kappa_critic
+        critic = communication.judging(self.graph, self.features, judges, heard=hears, shares=False)
+        return super().floats() | {"floats_critic": critic}
+
+
+class IA2C(ModelFree):
+    """Independent advantage actor-critic."""
+
+    population = IndependentAgents
