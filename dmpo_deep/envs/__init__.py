@@ -17,6 +17,7 @@ import numpy as np
 from gymnasium.spaces import Box, Discrete, MultiDiscrete
 
 from dmpo_deep.envs.cacc import Platoon, catchup_start, slowdown_start
+from dmpo_deep.envs.figure_eight import FigureEight
 from dmpo_deep.envs.ring import Ring
 from dmpo_deep.envs.tabular import Tabular
 from dmpo_deep.envs.traffic import EVALUATION_DRAWS
@@ -103,6 +104,7 @@ ENVIRONMENTS: Mapping[str, Task] = {
     "catchup": Task(partial(Platoon, "catchup", catchup_start), "CACC: a platoon closes a gap", "-"),
     "slowdown": Task(partial(Platoon, "slowdown", slowdown_start), "CACC: a platoon brakes from high speed", "-"),
     "ring": Task(Ring, "ring attenuation: cars on a circle", "backend=sumo: the extra sumo"),
+    "eight": Task(FigureEight, "figure eight: cars on a loop that crosses itself", "the extra sumo"),
     "tabular": Task(Tabular, "any networked MDP: tabular:FILE, tabular:FAMILY", "-", source="mdp"),
 }
 """Tasks by id."""
