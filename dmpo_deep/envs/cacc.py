@@ -103,6 +103,7 @@ class Platoon:
     horizon = HORIZON
     warmup_steps = 0
     measures: Sequence[str] = ("speed", "headway")
+    outcomes: Sequence[str] = ()
 
     def __init__(
         self,

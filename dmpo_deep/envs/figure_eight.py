@@ -10,17 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
 
 import numpy as np
 from gymnasium.spaces import Box, Discrete, MultiDiscrete
 
 from dmpo_deep.envs.eight_road import AGENT, CAR_LENGTH, CAR_WIDTH, CARS, TOP_SPEED, EightRoad, centers, lap_length
 from dmpo_deep.envs.ring import leaders
+from dmpo_deep.envs.simulated import Simulated
 from dmpo_deep.envs.sumo import BACKENDS
 from dmpo_deep.envs.traffic import Traffic
-from dmpo_deep.envs.validate import require_continuous, require_copies, require_running
-from dmpo_deep.envs.workers import Fleet, next_draws
+from dmpo_deep.envs.validate import require_continuous
+from dmpo_deep.envs.workers import Fleet
 from dmpo_theory.graph import AgentGraph, ring
 
 HORIZON, LIMIT, TARGET_SPEED = 1500, 3.0, 20.0
@@ -30,11 +30,9 @@ lights, 32 disregard cars that are in the crossing."""
 LEAST_RADIUS, LONGEST_WARMUP = 15.0, 5000
 LOCAL_HEADWAY = 20.0
 """Unit of headways in observations."""
-BYTES = 2**28
-"""Memory of a copy's process."""
 
 
-class FigureEight:
+class FigureEight(Simulated):
     """``batch`` figure eights at once; see :class:`dmpo_deep.envs.NetworkedEnv` for the contract.
 
     An action is an acceleration in m/s^2. The local reward is ``(20 - |20 - v_i|)/20`` after the step, 0 for all at a
@@ -46,7 +44,7 @@ class FigureEight:
         radius: of the arcs in m; straight edges are as long.
         right_of_way: at the crossing. ``"none"``: the agents' business; ``"inside"``: nobody enters against a car that
             is inside, the original; ``"rules"``: westbound cars also yield.
-        collision: ``"end"``, or ``"ignore"`` for the loophole of a simulator that only warns: cars drive on through
+        collision_rule: ``"end"``, or ``"ignore"`` for the loophole of a simulator that only warns: cars drive on through
             each other.
         warmup: steps at the start of an episode in which SUMO's human drivers drive by all rules.
         shift: where the first car starts, in m; drawn for each episode by default. The original has 0.
@@ -65,7 +63,6 @@ class FigureEight:
 
     task = "eight"
     n_states: tuple[int, ...] | None = None
-    horizon = HORIZON
     measures: Sequence[str] = ("speed", "speed_sd", "headway", "headway_sd")
     outcomes: Sequence[str] = ("length",)
 
@@ -75,7 +72,7 @@ class FigureEight:
         *,
         radius: float = 30.0,
         right_of_way: str = "none",
-        collision: str = "end",
+        collision_rule: str = "end",
         warmup: int = 0,
         shift: float | None = None,
         observation: str = "paper",
@@ -89,7 +86,7 @@ class FigureEight:
     ) -> None:
         for name, value, known in (
             ("right_of_way", right_of_way, tuple(SPEED_MODES)),
-            ("collision", collision, ("end", "ignore")),
+            ("collision_rule", collision_rule, ("end", "ignore")),
             ("observation", observation, ("paper", "local")),
             ("graph", graph, ("cycle", "conflict")),
             ("beyond_limit", beyond_limit, ("refuse", "clip")),
@@ -104,10 +101,14 @@ class FigureEight:
             )
         if shift is not None and not 0 <= shift < np.inf:
             raise ValueError(f"shift = {shift} m; give a distance of at least 0")
-        self._draws = require_copies(self.task, batch, draws, BYTES, several=True)
-        self.batch, self.warmup_steps, self.limit = batch, warmup, limit
+        self._make = partial(
+            EightRoad, radius=radius, speed_mode=SPEED_MODES[right_of_way], warmup=warmup, shift=shift, backend=backend
+        )
+        self.driver = AGENT
+        super().__init__(self.task, partial(self._make, driver=AGENT), batch, 2 * CARS, HORIZON, isolated, draws)
+        self.warmup_steps, self.limit = warmup, limit
         self.graph = cars_graph(graph)
-        self._ends, self._clips, self._local = collision == "end", beyond_limit == "clip", observation == "local"
+        self._ends, self._clips, self._local = collision_rule == "end", beyond_limit == "clip", observation == "local"
         largest = np.inf if self._clips else limit
         self.action_space: Discrete | MultiDiscrete | Box = Box(-largest, largest, (1,), np.float64)
         highest = np.array([np.inf, 1, np.inf, np.inf] if self._local else [np.inf, 1], np.float32)
@@ -115,40 +116,22 @@ class FigureEight:
         self.lap = lap_length(radius)
         """Length of the lap in m."""
         self._centers = np.array(centers(radius))
-        self._make = partial(
-            EightRoad, radius=radius, speed_mode=SPEED_MODES[right_of_way], warmup=warmup, shift=shift, backend=backend
-        )
-        self.driver = AGENT
-        self.fleet = Fleet(partial(self._make, driver=AGENT), batch, 2 * CARS, isolated)
-        """The simulations."""
-        self._cars = self._read(np.zeros((batch, 2 * CARS)))
-        self._episode = np.zeros(batch, dtype=int)
-        self._time = np.full(batch, HORIZON)  # nothing runs before the first reset
 
     def hand_over(self, driver: int) -> None:
         """From the next reset on, let ``driver`` drive: the agents, or SUMO's IDM or Krauss drivers by all rules."""
         if driver != self.driver:
-            self.fleet.close()
+            self.close()
             self.fleet = Fleet(partial(self._make, driver=driver), self.batch, 2 * CARS, self.fleet.isolated)
-            self.driver, self._time = driver, np.full(self.batch, HORIZON)
+            self.driver = driver
 
-    def reset(self, rng: np.random.Generator, where: np.ndarray | None = None) -> np.ndarray:
-        """Start the copies marked in ``where`` (all by default); observations ``[B, n, d]``."""
-        where = np.ones(self.batch, dtype=bool) if where is None else where
-        if not where.any():
-            return self.observe()
-        seeds = next_draws(self._draws, self._episode, where, rng)
-        self._cars = self._read(self.fleet.start(seeds, where))
-        self._episode, self._time = self._episode + where, np.where(where, 0, self._time)
-        return self.observe()
-
-    def _read(self, frames: np.ndarray) -> Traffic:
-        speed, position = frames[:, :CARS], frames[:, CARS:]
+    def traffic(self) -> Traffic:
+        """The state of all cars."""
+        speed, position = self._frames[:, :CARS], self._frames[:, CARS:]
         return Traffic(position, speed, (leaders(position) - position) % self.lap - CAR_LENGTH, leaders(speed))
 
     def observe(self) -> np.ndarray:
         """Current observations ``[B, n, d]``, float32."""
-        cars = self._cars
+        cars = self.traffic()
         obs = np.empty((self.batch, CARS, self.observation_space.shape[0]), dtype=np.float32)
         obs[..., 0], obs[..., 1] = cars.speed / TOP_SPEED, cars.position / self.lap
         if self._local:
@@ -157,14 +140,12 @@ class FigureEight:
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, np.ndarray]]:
         """One step of 0.1 s; see the contract. ``info`` has also means and deviations over the cars ``[B]``."""
-        require_running(self._time >= HORIZON)
+        self._require_running()
         largest = float(np.finfo(np.float64).max) if self._clips else self.limit
         require_continuous(action, (self.batch, CARS, 1), largest, _BEYOND)
         command = np.minimum(np.maximum(action.astype(np.float64), -self.limit), self.limit)
-        frames, lost = self.fleet.step(command)
-        self._cars = cars = self._read(frames)
-        step, self._time = self._time, self._time + 1
-
+        step, truncated = self._advance(command)
+        cars = self.traffic()
         collided = self.collides(cars.position)
         short = TARGET_SPEED - cars.speed
         raw = TARGET_SPEED - np.abs(short)
@@ -176,9 +157,8 @@ class FigureEight:
             info[name] = mean = np.add.reduce(value, axis=1) / CARS
             info[f"{name}_sd"] = np.sqrt(np.add.reduce((value - mean[:, None]) ** 2, axis=1) / CARS)
         terminated = collided if self._ends else np.zeros_like(collided)
-        truncated = ((self._time >= HORIZON) | lost) & ~terminated
-        self._time = np.where(terminated | truncated, HORIZON, self._time)
-        return self.observe(), raw / TARGET_SPEED, terminated, truncated, info
+        self._end(terminated | truncated)
+        return self.observe(), raw / TARGET_SPEED, terminated, truncated & ~terminated, info
 
     def collides(self, position: np.ndarray) -> np.ndarray:
         """Whether a northbound and a westbound body overlap the square they cross in; ``[B]`` from ``[B, 14]``."""
@@ -193,27 +173,9 @@ class FigureEight:
             return np.zeros(len(next_obs), dtype=bool), np.zeros(len(next_obs))
         return self.collides(next_obs[..., 1].astype(np.float64) * self.lap), np.zeros(len(next_obs))
 
-    def traffic(self) -> Traffic:
-        """The state of all cars."""
-        return self._cars
-
     def crossing(self) -> np.ndarray:
         """Where on the lap the middle of the crossing lies, northwards and westwards, ``[2]`` in m."""
         return self._centers
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything needed to continue bit for bit: the seeds and actions of the running episodes."""
-        return {"fleet": self.fleet.state_dict(), "time": self._time.copy(), "episode": self._episode.copy()}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what :meth:`state_dict` returned, by playing the episodes again."""
-        self._cars = self._read(self.fleet.load_state_dict(state["fleet"]))
-        self._time, self._episode = np.array(state["time"]), np.array(state["episode"])
-
-    def close(self) -> None:
-        """End the simulations; a reset starts them anew."""
-        self.fleet.close()
-        self._time = np.full(self.batch, HORIZON)
 
 
 _BEYOND = "give accelerations within the limit, or the option beyond_limit='clip' (the original)"

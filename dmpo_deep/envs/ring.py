@@ -115,6 +115,7 @@ class Ring:
     n_states: tuple[int, ...] | None = None
     horizon = HORIZON
     measures: Sequence[str] = ("speed", "speed_sd", "headway", "headway_sd")
+    outcomes: Sequence[str] = ()
 
     def __init__(
         self,

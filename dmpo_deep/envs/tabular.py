@@ -52,6 +52,7 @@ class Tabular:
     task = "tabular"
     warmup_steps = 0
     measures: Sequence[str] = ()
+    outcomes: Sequence[str] = ()
 
     def __init__(
         self,

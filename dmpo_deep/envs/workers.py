@@ -298,16 +298,3 @@ def _end(process: BaseProcess, connection: Connection) -> None:
         process.kill()
         process.join()
     process.close()
-
-
-def next_draws(
-    draws: np.ndarray | None, episode: np.ndarray, where: np.ndarray, rng: np.random.Generator
-) -> np.ndarray:
-    """Draws ``[k]`` of the episodes that the ``k`` copies in ``where [B]`` begin, ``episode [B]`` being their numbers.
-
-    Copy ``b`` takes ``draws[b]``, ``draws[b + B]`` and so on, and starts over when they are used up.
-    """
-    if draws is None:
-        return rng.random(int(where.sum()))
-    taken: np.ndarray = draws[(np.arange(len(where)) + len(where) * episode)[where] % len(draws)]
-    return taken
