@@ -2,13 +2,13 @@
 
 python benchmarks/grid.py --write
 
-needs netconvert on the PATH or from the wheel eclipse-sumo (`pip install eclipse-sumo`). Without --write it says whether
-the files that lie there are the ones it would make.
+needs netconvert on the PATH or from the wheel eclipse-sumo (`pip install eclipse-sumo`). Without --write it says
+whether the files that lie there are the ones it would make.
 
-Signals ``n1 .. n25`` are numbered from the south-west, row by row, 200 m apart; terminals ``t1 .. t20`` counter-clockwise
-from the south-west, 75 m outside: south (eastwards), east (northwards), north (westwards), west (southwards). Streets
-run east-west, with two lanes of which the left one is for left turns, at 20 m/s; avenues run north-south, with one lane,
-at 11 m/s. Each road is named FROM_TO.
+Signals ``n1 .. n25`` are numbered from the south-west, row by row, 200 m apart; terminals ``t1 .. t20``
+counter-clockwise from the south-west, 75 m outside: south (eastwards), east (northwards), north (westwards), west
+(southwards). Streets run east-west, with two lanes of which the left one is for left turns, at 20 m/s; avenues run
+north-south, with one lane, at 11 m/s. Each road is named FROM_TO.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ import sumolib
 DATA = Path(__file__).parents[1] / "dmpo_deep" / "envs" / "data"
 SIDE, SPACING, STUB = 5, 200, 75
 PHASES = ("GGgrrrGGgrrr", "rrrGrGrrrGrG", "rrrGGrrrrGGr", "rrrGGGrrrrrr", "rrrrrrrrrGGG")
-"""Green states of the five actions over the twelve links: right, straight, left from north, east, south, west. North and
-south; left and right turns from east and west; straight and right from east and west; all from east; all from west."""
+"""Green states of the five actions over the twelve links: right, straight, left from north, east, south, west. North
+and south; left and right turns from east and west; straight and right from east and west; all from east; all from
+west."""
 GREEN, YELLOW = 20, 2
 """Seconds of phases in the program that lies in the network; nothing here runs it."""
 WINDOW = 300
@@ -77,9 +78,8 @@ def nodes_and_roads() -> tuple[str, str, str]:
                 ((-dx, -dy), 0, 0),
                 ((dy, -dx), 1 if street else 0, 0 if street else 1),
             ):
-                links.append(
-                    f'<connection from="{there}_{here}" to="{here}_{around[target]}" fromLane="{lane}" toLane="{into}"/>'
-                )
+                ends = f'from="{there}_{here}" to="{here}_{around[target]}"'
+                links.append(f'<connection {ends} fromLane="{lane}" toLane="{into}"/>')
     return tuple("\n".join(("<plain>", *parts, "</plain>")) for parts in (nodes, sorted(edges), links))
 
 
@@ -87,7 +87,8 @@ def programs() -> str:
     """For each signal, every phase for 20 s and 2 s of yellow."""
     phases = []
     for now, following in zip(PHASES, PHASES[1:] + PHASES[:1], strict=True):
-        yellow = "".join("y" if a in "Gg" and b == "r" else a if b in "Gg" else "r" for a, b in zip(now, following))
+        pairs = zip(now, following, strict=True)
+        yellow = "".join("y" if a in "Gg" and b == "r" else a if b in "Gg" else "r" for a, b in pairs)
         phases += [f'<phase duration="{GREEN}" state="{now}"/>', f'<phase duration="{YELLOW}" state="{yellow}"/>']
     return "\n".join(
         (

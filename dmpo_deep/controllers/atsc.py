@@ -47,9 +47,9 @@ def constant(env: SignalGrid, phase: int) -> Policy:
 
 
 def fixed_time(env: SignalGrid, seconds: Sequence[int]) -> Policy:
-    """A cycle of phases, ``seconds[k]`` for phase ``k`` with its yellow, 0 to leave it out; the last one for all further.
+    """A cycle of phases, ``seconds[k]`` for phase ``k`` with its yellow, 0 to leave it out; all signals run in step.
 
-    All signals run in step.
+    Further phases take the last entry.
     """
     plans = []
     for count in action_counts(env):
@@ -73,7 +73,8 @@ def greedy(env: SignalGrid, hold: int, whole_lanes: bool = False) -> Policy:
 
     def value(state: Signals) -> np.ndarray:
         count = (state.on_lane if whole_lanes else state.detected)[:, index] * real
-        return np.einsum("bnm,npm->bnp", count, share)
+        result: np.ndarray = np.einsum("bnm,npm->bnp", count, share)
+        return result
 
     return _best(env, value, hold)
 
@@ -95,7 +96,8 @@ def max_pressure(env: SignalGrid, hold: int) -> Policy:
 
     def value(state: Signals) -> np.ndarray:
         pressure = (state.on_lane / room_in)[:, leaves] - (state.leaving / room_out)[:, enters]
-        return np.einsum("bnm,npm->bnp", pressure * real, green)
+        result: np.ndarray = np.einsum("bnm,npm->bnp", pressure * real, green)
+        return result
 
     return _best(env, value, hold)
 

@@ -61,11 +61,13 @@ class Signals:
 
 
 def _queue(env: SignalGrid, state: Signals) -> np.ndarray:
-    return (state.queued[:, env.by_link[0]] * env.by_link[1]).sum(axis=-1)
+    result: np.ndarray = (state.queued[:, env.by_link[0]] * env.by_link[1]).sum(axis=-1)
+    return result
 
 
 def _queue_and_backlog(env: SignalGrid, state: Signals) -> np.ndarray:
-    return (state.halting[:, env.incoming[0]] * env.incoming[1]).sum(axis=-1) + state.backlog
+    result: np.ndarray = (state.halting[:, env.incoming[0]] * env.incoming[1]).sum(axis=-1) + state.backlog
+    return result
 
 
 def _pressure(env: SignalGrid, state: Signals) -> np.ndarray:
@@ -100,12 +102,12 @@ class SignalGrid(Simulated):
         min_green: seconds for which a signal stays green before it follows a request to change.
         time_to_teleport: seconds after which SUMO lifts a blocked vehicle over the obstacle; -1 for never.
         sumo_seed: SUMO's seed in every episode; drawn by default.
-        lanes: ``"distinct"``: a signal observes each of its lanes once; ``"by_link"``: once for each link, the original.
+        lanes: ``"distinct"``: a signal observes each of its lanes once; ``"by_link"``: once a link, the original.
         observation: ``"wave"`` is vehicles on the detectors over 5, at most 2; ``"wave_and_phase"`` adds the phase, as
             a one-hot code, and the time since its green began over 60 s, at most 1.
-        reward_fn: ``"queue_and_backlog"``: halting vehicles on the incoming lanes and those that wait to depart towards
-            the signal; ``"pressure"``: the difference between vehicles on incoming and outgoing lanes; ``"queue"``: the
-            paper's, which can be gamed. Minus these over 20 is the local reward.
+        reward_fn: ``"queue_and_backlog"``: halting vehicles on the incoming lanes and those that wait to depart
+            towards the signal; ``"pressure"``: the difference between vehicles on incoming and outgoing lanes;
+            ``"queue"``: the paper's, which can be gamed. Minus these over 20 is the local reward.
         additional_sumo_cmd: further options of SUMO, as on its command line.
         isolated: each copy in a process of its own, which may crash or hang; without, one copy in this process.
         backend: of SUMO: ``"libsumo"``, ``"traci"``, or ``"sumo-gui"`` to watch.
@@ -162,7 +164,9 @@ class SignalGrid(Simulated):
         if num_seconds < delta_time or num_seconds % delta_time:
             raise ValueError(f"num_seconds = {num_seconds}; give a positive multiple of delta_time = {delta_time}")
         if (net_file is None) != (route_file is None):
-            raise ValueError(f"net_file = {net_file!r}, route_file = {route_file!r}; give both, or none for the 5x5 grid")
+            raise ValueError(
+                f"net_file = {net_file!r}, route_file = {route_file!r}; give both, or none for the 5x5 grid"
+            )
         if sumo_seed is not None and not 0 <= sumo_seed < 2**31:
             raise ValueError(f"sumo_seed = {sumo_seed}; give 0 to {2**31 - 1}")
         files = (Path(net_file or GRID_NETWORK).resolve(), Path(route_file or GRID_DEMAND).resolve())
@@ -244,7 +248,9 @@ def _options(command: str) -> dict[str, object]:
         if word.startswith("--"):
             name, equals, value = word[2:].partition("=")
             if name in MANAGED:
-                raise ValueError(f"additional_sumo_cmd has --{name}, which is set by an option of this task; leave it out")
+                raise ValueError(
+                    f"additional_sumo_cmd has --{name}, which is set by an option of this task; leave it out"
+                )
             options[name] = value if equals else True
         elif options and options[name] is True:
             options[name] = word

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from dmpo_deep.envs.signals import SignalNetwork, yellow
-from dmpo_deep.envs.sumo import Session, SimulationError
+from dmpo_deep.envs.sumo import Session
 
 DETECTOR = 50.0
 """Metres before the stop line that a lane's detector sees, the last one left out."""
@@ -23,9 +23,9 @@ SYSTEM = (
     *("collisions", "unfinished", "mean_delay"),
 )
 """Of the whole network: vehicles on the road, those of them that halt, the seconds that these have waited, m/s;
-vehicles that wait to depart; since the start vehicles that arrived, departed, were teleported, collided; vehicles on the
-road or waiting to depart; and, at the end, seconds lost by a vehicle on the road and before its departure, the mean over
-all vehicles that were to depart, arrived or not."""
+vehicles that wait to depart; since the start vehicles that arrived, departed, were teleported, collided; vehicles on
+the road or waiting to depart; and, at the end, seconds lost by a vehicle on the road and before its departure, the mean
+over all vehicles that were to depart, arrived or not."""
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ class SignalTraffic:
             name: float(api.simulation.getParameter("", f"device.tripinfo.{name}"))
             for name in ("count", "timeLoss", "totalDepartDelay")
         }
-        lost = max(finished["count"] * finished["timeLoss"], 0) + max(finished["totalDepartDelay"], 0)
+        lost: float = max(finished["count"] * finished["timeLoss"], 0) + max(finished["totalDepartDelay"], 0)
         lost += sum(api.vehicle.getTimeLoss(car) + api.vehicle.getDepartDelay(car) for car in on_road)
         lost += sum(map(api.vehicle.getDepartDelay, waiting))
         return lost / max(finished["count"] + len(on_road) + len(waiting), 1)
@@ -204,6 +204,3 @@ def _detectors(network: SignalNetwork, lanes: list[str], names: list[str]) -> st
             f'<laneAreaDetector id="{name}" lane="{lane}" pos="{start:g}" endPos="{end:g}" period="86400" file="NUL"/>'
         )
     return "\n".join(["<additional>", *parts, "</additional>"])
-
-
-__all__ = ["SYSTEM", "SignalTraffic", "SimulationError", "Timing", "layout"]

@@ -44,7 +44,7 @@ class FigureEight(Simulated):
         radius: of the arcs in m; straight edges are as long.
         right_of_way: at the crossing. ``"none"``: the agents' business; ``"inside"``: nobody enters against a car that
             is inside, the original; ``"rules"``: westbound cars also yield.
-        collision_rule: ``"end"``, or ``"ignore"`` for the loophole of a simulator that only warns: cars drive on through
+        collision_rule: ``"end"``, or ``"ignore"`` for the loophole of a simulator that only warns: cars drive through
             each other.
         warmup: steps at the start of an episode in which SUMO's human drivers drive by all rules.
         shift: where the first car starts, in m; drawn for each episode by default. The original has 0.

@@ -4,7 +4,8 @@ Car ``i`` follows car ``i + 1``; the last follows the first. SI units, ``dt`` = 
 state at time ``t``: ``v' = max(0, min(v + dt a, v + dt IDM(v, gap, v_lead)))`` and ``x' = x + dt v'``, where ``a`` is
 the commanded acceleration and IDM the intelligent driver model of Treiber, Hennecke and Helbing (2000). For a learning
 car IDM is the simulator's safe-speed rule, which no command can exceed; a human car has no command and drives by IDM
-itself, with noise. This is SUMO's Euler update, so that no simulator is needed; :mod:`dmpo_deep.envs.ring_sumo` checks it.
+itself, with noise. This is SUMO's Euler update, so that no simulator is needed; :mod:`dmpo_deep.envs.ring_sumo`
+checks it.
 
 No state ends the task: a car would have to cross its whole gap in one step, ``v > 10 gap`` after IDM's braking of
 ``dt (gap* / gap)^2`` with ``gap* >= 2 m + v``, which needs ``v > 60 m/s``.

@@ -1,4 +1,4 @@
-"""Section VI-C: the traffic signals of a SUMO network, read from its files: phases, lanes, links, and who is whose neighbour.
+"""Section VI-C: the traffic signals of a SUMO network, read from its files: phases, lanes, links and neighbours.
 
 A signal's *actions* are the green phases of its program: those without yellow that let somebody go, in the order of the
 file. A *link* is one movement through a signal, and a character of its states. Files are checked here, before SUMO sees
@@ -156,8 +156,8 @@ def read_network(path: Path) -> SignalNetwork:
             continue
         follows.setdefault(start, {})[end] = None
         if light in links:
-            lanes = (f"{start}_{connection.get('fromLane')}", f"{end}_{connection.get('toLane')}")
-            links[light].add((int(connection.get("linkIndex", -1)), *lanes))
+            source, target = f"{start}_{connection.get('fromLane')}", f"{end}_{connection.get('toLane')}"
+            links[light].add((int(connection.get("linkIndex", -1)), source, target))
     signals = []
     for light in sorted(programs, key=_natural):
         if not links[light]:

@@ -8,11 +8,13 @@ processes is :mod:`dmpo_deep.envs.workers`.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import tempfile
 import weakref
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +118,7 @@ class Session:
             label = f"session-{id(self)}"
             traci.start([_program(self._backend), *flags, *shown], label=label)
             self.api = traci.getConnection(label)
-            self._close = weakref.finalize(self, _close_connection, self.api)
+            self._close = weakref.finalize(self, partial(_close_connection, self.api))
         self._started = True
 
     def step(self) -> None:
@@ -158,7 +160,5 @@ def _close_library() -> None:
 def _close_connection(connection: Any) -> None:
     import traci
 
-    try:
+    with contextlib.suppress(traci.TraCIException, traci.FatalTraCIError, OSError):  # the program may have gone already
         connection.close()
-    except (traci.TraCIException, traci.FatalTraCIError, OSError):
-        pass  # the program has gone already
