@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,8 @@ def _evaluate(
     env = evaluation_env(task, **options)
     starts = np.random.default_rng(EVALUATION_RANDOMNESS)
     acts, rounds = np.random.default_rng(seed), evaluation_rounds(task)
-    episodes = play(env, make(env), starts, acts, skip, rounds)
+    with closing(env):
+        episodes = play(env, make(env), starts, acts, skip, rounds)
     score = normalised_score(task, options, episodes)
     return replace(episodes, score=score, random_score=random_score(task, options))
 

@@ -90,6 +90,9 @@ class NetworkedEnv(RolloutEnv, Protocol):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what :meth:`state_dict` returned."""
 
+    def close(self) -> None:
+        """End what runs outside of this object, such as a simulator; a reset starts it anew."""
+
 
 class Task(NamedTuple):
     """A registered task."""

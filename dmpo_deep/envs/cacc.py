@@ -225,5 +225,8 @@ class Platoon:
             setattr(self, f"_{name}", np.array(state[name]))
         self._look(self._ahead(self._speed))
 
+    def close(self) -> None:
+        """Nothing runs outside of this object."""
+
 
 _STATE = ("headway", "speed", "acceleration", "lead", "time", "collided")

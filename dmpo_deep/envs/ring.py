@@ -283,6 +283,11 @@ class Ring:
         self._circumference, self._time = np.array(state["circumference"]), np.array(state["time"])
         self._noise.bit_generator.state = state["noise"]
 
+    def close(self) -> None:
+        """End the simulation, if there is one; a reset starts it anew."""
+        if self._road is not None:
+            self._road.close()
+
 
 _BEYOND = "give accelerations within the limit, or the options limit=inf (none) or beyond_limit='clip' (the original)"
 

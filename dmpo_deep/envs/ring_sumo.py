@@ -63,6 +63,10 @@ class SumoRing:
         headway = (leaders(position) - position) % (QUARTERS * self._quarter) - CAR_LENGTH
         return Traffic(position, speed, headway, leaders(speed))
 
+    def close(self) -> None:
+        """End the simulation."""
+        self._session.close()
+
     def _position(self, car: str) -> float:
         lane = self._session.api.vehicle.getLaneID(car)
         internal = lane.startswith(":")

@@ -165,6 +165,9 @@ class Tabular:
         self._state, self._time, self._ended = (np.array(state[name]) for name in ("state", "time", "ended"))
         self._rng.bit_generator.state = state["rng"]
 
+    def close(self) -> None:
+        """Nothing runs outside of this object."""
+
 
 class _Rows:
     """Tables of all agents stacked row by row, so that one look-up serves every agent of every copy."""

@@ -18,6 +18,7 @@ import time
 import warnings
 import weakref
 from collections.abc import Callable, Mapping
+from functools import partial
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -64,7 +65,7 @@ class Fleet:
         batch: how many.
         width: ``m``, the length of a frame.
         isolated: each in a process of its own; without, one in this process, which is faster and unprotected.
-        timeout: seconds until a silent worker counts as hung.
+        timeout: seconds for a step until a silent worker counts as hung.
     """
 
     def __init__(self, make: Maker, batch: int, width: int, isolated: bool = True, timeout: float = TIMEOUT) -> None:
@@ -79,7 +80,8 @@ class Fleet:
         self._seeds = np.full(batch, np.nan)
         self._actions: list[list[np.ndarray]] = [[] for _ in range(batch)]
         self._frames = np.zeros((batch, width))
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._folder: Path | None = None
+        self._remove: Callable[[], object] = bool
 
     def start(self, seeds: np.ndarray, where: np.ndarray) -> np.ndarray:
         """Begin episodes ``seeds [k]`` of the ``k`` copies marked in ``where [B]``; frames ``[B, m]`` of all."""
@@ -110,12 +112,13 @@ class Fleet:
                     self._serving(copy, request).send(request)
                 except Lost as failure:
                     lost[copy] = failure
-            deadline = time.monotonic() + self.timeout
-            for copy in requests.keys() - lost.keys():
-                try:
-                    self._frames[copy] = self._serving(copy).receive(deadline)
-                except Lost as failure:
-                    lost[copy] = failure
+            sent = time.monotonic()
+            for copy, request in requests.items():
+                if copy not in lost:
+                    try:
+                        self._frames[copy] = self._serving(copy).receive(sent + self._patience(request))
+                    except Lost as failure:
+                        lost[copy] = failure
             return [copy for copy, failure in lost.items() if not self._recovers(copy, failure)]
         except BaseException:
             self.close()  # answers may be outstanding
@@ -131,6 +134,7 @@ class Fleet:
                 return True
             except Lost as again:
                 failure = again
+        self._drop(copy)
         if not self._actions[copy]:
             raise SimulationError(f"{at}: {failure}, {ATTEMPTS + 1} times; the simulation does not start")
         warnings.warn(
@@ -144,7 +148,10 @@ class Fleet:
         self._drop(copy)
         for request in (("start", float(self._seeds[copy])), *(("step", action) for action in self._actions[copy])):
             self._serving(copy, request).send(request)
-            self._frames[copy] = self._serving(copy).receive(time.monotonic() + self.timeout)
+            self._frames[copy] = self._serving(copy).receive(time.monotonic() + self._patience(request))
+
+    def _patience(self, request: Request) -> float:
+        return self.timeout if request[0] == "step" else max(self.timeout, TIMEOUT)
 
     def _serving(self, copy: int, request: Request | None = None) -> Worker | Local:
         """Whoever serves a copy; anew where there is nobody."""
@@ -152,8 +159,9 @@ class Fleet:
             if request is not None and request[0] != "start":
                 raise Lost("the simulation was closed")
             if self._folder is None:
-                self._folder = tempfile.TemporaryDirectory(prefix="dmpo-sumo-")
-            folder = Path(self._folder.name) / str(copy)
+                self._folder = Path(tempfile.mkdtemp(prefix="dmpo-sumo-"))
+                self._remove = weakref.finalize(self, partial(shutil.rmtree, self._folder, ignore_errors=True))
+            folder = self._folder / str(copy)
             folder.mkdir(parents=True, exist_ok=True)
             found = self._copies[copy] = (Worker if self.isolated else Local)(self._make, folder)
         return found
@@ -167,9 +175,8 @@ class Fleet:
         """End all simulations and remove their files; the next start begins anew."""
         for copy in range(len(self._copies)):
             self._drop(copy)
-        if self._folder is not None:
-            self._folder.cleanup()
-            self._folder = None
+        self._remove()
+        self._folder = None
 
     def state_dict(self) -> dict[str, Any]:
         """Seeds and actions so far: what determines the state."""
