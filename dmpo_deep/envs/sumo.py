@@ -11,11 +11,9 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
-import tempfile
 import weakref
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 BACKENDS = ("libsumo", "traci", "sumo-gui")
@@ -77,21 +75,17 @@ class Session:
 
         Raises:
             RuntimeError: another session of this process still runs.
-            SimulationError: SUMO refuses, with its own words.
+            SimulationError: SUMO refuses its input.
         """
         flags = [
             text
             for name, value in options.items()
             for text in ([f"--{name}"] if value is True else [f"--{name}", str(value)])
         ]
-        with tempfile.TemporaryDirectory() as folder:
-            log = Path(folder) / "errors"
-            flags += ["--no-step-log", "--no-warnings", "--error-log", str(log)]
-            try:
-                self._load(flags)
-            except self._failures() as error:
-                said = log.read_text().strip() if log.is_file() else ""
-                raise SimulationError(f"SUMO refuses to start: {' '.join((said or str(error)).split())}") from error
+        try:
+            self._load([*flags, "--no-step-log", "--no-warnings"])
+        except self._failures() as error:
+            raise SimulationError(f"SUMO refuses to start ({error}); it says why on stderr, above") from error
 
     def _load(self, flags: list[str]) -> None:
         if self._started:

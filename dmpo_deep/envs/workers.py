@@ -105,26 +105,26 @@ class Fleet:
 
     def _ask(self, requests: Mapping[int, Request]) -> list[int]:
         """Send all requests, then collect all answers; the copies that failed for good."""
-        lost: dict[int, Lost] = {}
+        lost: dict[int, str] = {}
         try:
             for copy, request in requests.items():
                 try:
                     self._serving(copy, request).send(request)
                 except Lost as failure:
-                    lost[copy] = failure
+                    lost[copy] = str(failure)
             sent = time.monotonic()
             for copy, request in requests.items():
                 if copy not in lost:
                     try:
                         self._frames[copy] = self._serving(copy).receive(sent + self._patience(request))
                     except Lost as failure:
-                        lost[copy] = failure
+                        lost[copy] = str(failure)
             return [copy for copy, failure in lost.items() if not self._recovers(copy, failure)]
         except BaseException:
             self.close()  # answers may be outstanding
             raise
 
-    def _recovers(self, copy: int, failure: Lost) -> bool:
+    def _recovers(self, copy: int, failure: str) -> bool:
         """Whether the episode of ``copy``, whose worker was lost, could be played again to where it stood."""
         at = f"copy {copy} at step {len(self._actions[copy])} of its episode"
         for _ in range(ATTEMPTS):
@@ -133,7 +133,7 @@ class Fleet:
                 self._replay(copy)
                 return True
             except Lost as again:
-                failure = again
+                failure = str(again)
         self._drop(copy)
         if not self._actions[copy]:
             raise SimulationError(f"{at}: {failure}, {ATTEMPTS + 1} times; the simulation does not start")
@@ -191,7 +191,7 @@ class Fleet:
             try:
                 self._replay(copy)
             except Lost as failure:
-                self._recovers(copy, failure)
+                self._recovers(copy, str(failure))
         return self._frames.copy()
 
 

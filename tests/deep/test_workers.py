@@ -92,9 +92,10 @@ def test_copies_live_in_processes_of_their_own_and_leave_nothing(tmp_path, monke
     assert not any(map(psutil.pid_exists, processes))
     assert not folder.exists()
     fleet.start(np.array([0.1, 0.2, 0.3]), np.ones(3, dtype=bool))
+    fleet.close()
     with pytest.warns(RuntimeWarning, match="the simulation was closed"):
-        fleet.close()
-        assert fleet.step(np.ones((3, 1)))[0][:, 1].tolist() == [1, 1, 1]
+        frames = fleet.step(np.ones((3, 1)))[0]
+    assert frames[:, 1].tolist() == [1, 1, 1]
     del fleet
     assert not list(tmp_path.glob("dmpo-sumo-*"))
 
@@ -150,7 +151,7 @@ def test_nothing_is_left_of_a_script_that_is_stopped(number, tmp_path):
         else:
             run.send_signal(number)
         run.wait(20)
-    gone, alive = psutil.wait_procs(workers, timeout=20)
+    _, alive = psutil.wait_procs(workers, timeout=20)
     assert not alive
     assert not list(tmp_path.glob("dmpo-sumo-*")), "files left"
 
@@ -194,7 +195,7 @@ def test_one_simulation_in_a_process():
     pytest.importorskip("libsumo")
     first, second = (make_env("eight", 1, isolated=False) for _ in range(2))
     first.reset(np.random.default_rng(0))
-    with pytest.raises(RuntimeError, match=r"another simulation runs in this process, and SUMO has room for one .* or"):
+    with pytest.raises(RuntimeError, match="another simulation runs in this process, and SUMO has room"):
         second.reset(np.random.default_rng(0))
     first.step(np.zeros((1, 14, 1)))
     isolated = make_env("eight", 1)
@@ -203,7 +204,9 @@ def test_one_simulation_in_a_process():
     first.close()
     second.reset(np.random.default_rng(0))
     second.close()
-    with pytest.raises(ValueError, match=r"batch = 2 with isolated = False; SUMO has room for one simulation in a proc"):
+    with pytest.raises(
+        ValueError, match=r"batch = 2 with isolated = False; SUMO has room for one simulation in a proc"
+    ):
         make_env("eight", 2, isolated=False)
 
 
@@ -236,14 +239,12 @@ def test_without_libsumo_the_error_says_what_to_install():
 
 def test_what_sumo_refuses_is_told_in_its_words(tmp_path):
     pytest.importorskip("libsumo")
-    (tmp_path / "net.xml").write_text("<net><edge></net>")
-    code = (
-        "from dmpo_deep.envs.sumo import Session\n"
-        f"Session().load({{'net-file': {str(tmp_path / 'net.xml')!r}}})\n"
-    )
+    (tmp_path / "net.xml").write_text('<net version="1.20"><edge></net>')
+    code = f"from dmpo_deep.envs.sumo import Session\nSession().load({{'net-file': {str(tmp_path / 'net.xml')!r}}})\n"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 1
-    assert re.search("SimulationError: SUMO refuses to start: .*Attribute 'id' is missing", done.stderr)
+    assert "Attribute 'id' is missing" in done.stderr
+    assert "SimulationError: SUMO refuses to start" in done.stderr
     with pytest.raises(ValueError, match="backend = 'gui'; give one of 'libsumo', 'traci', 'sumo-gui'"):
         Session("gui")
 
