@@ -188,6 +188,28 @@ _RING: Mapping[str, Any] = {"environment": {"observation": "local"}, "action_sd"
 _RING_DMPO = {"tuned": ModelPreset(**_RING)}
 _RING_DPPO = {"tuned": Preset(**_RING)}
 
+# Who is ahead, and who comes from the other side. Table I's kappa is 3; the rule of priority, the start and clipping are
+# the original's.
+_EIGHT: Mapping[str, Any] = {"environment": {"observation": "local", "graph": "conflict"}, "action_sd": 0.2}
+_EIGHT_PAPER: Mapping[str, Any] = {
+    **_PAPER,
+    "rollout_steps": 1500,
+    "kappa_critic": 3,
+    "lr_actor": 5e-5,
+    "lr_critic": 5e-5,
+    "clip": 0.15,
+    "action_sd": 0.2,
+    "environment": {"right_of_way": "inside", "shift": 0.0},
+}
+_EIGHT_PAPER_MODEL: Mapping[str, Any] = {
+    **_PAPER_MODEL,
+    "warmup_steps": 75_000,
+    "buffer": 22_500,
+    "lr_model": 5e-4,
+    "model_batch": 256,
+    "recent": 1500,
+}
+
 # Small networked MDPs, gamma 0.9: short rollouts of many copies.
 _TABULAR: Mapping[str, Any] = {
     "copies": 16,
@@ -241,6 +263,8 @@ PRESETS: Mapping[tuple[str, str], Mapping[str, Preset]] = {
         "paper": ModelPreset(**_ATSC_PAPER, **_ATSC_PAPER_MODEL),
     },
     ("atsc", "dppo"): {"tuned": Preset(**_ATSC, updates=10, minibatches=4), "paper": Preset(**_ATSC_PAPER)},
+    ("eight", "dmpo"): {"tuned": ModelPreset(**_EIGHT), "paper": ModelPreset(**_EIGHT_PAPER, **_EIGHT_PAPER_MODEL)},
+    ("eight", "dppo"): {"tuned": Preset(**_EIGHT), "paper": Preset(**_EIGHT_PAPER)},
     ("tabular", "dmpo"): {"tuned": ModelPreset(**_TABULAR, **_TABULAR_MODEL)},
     ("tabular", "dppo"): {"tuned": Preset(**_TABULAR)},
     ("ring", "dmpo"): _RING_DMPO,
