@@ -198,7 +198,7 @@ _EIGHT_PAPER: Mapping[str, Any] = {
     "lr_actor": 5e-5,
     "lr_critic": 5e-5,
     "clip": 0.15,
-    "action_sd": 0.2,
+    "action_sd": math.exp(-0.5) / 3,
     "environment": {"right_of_way": "inside", "shift": 0.0},
 }
 _EIGHT_PAPER_MODEL: Mapping[str, Any] = {

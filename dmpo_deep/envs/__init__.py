@@ -125,6 +125,8 @@ ENVIRONMENTS: Mapping[str, Task] = {
     "tabular": Task(Tabular, "any networked MDP: tabular:FILE, tabular:FAMILY", "-", source="mdp"),
 }
 """Tasks by id."""
+BESIDE = "isolated"
+"""The option that evaluations leave at its default: they run beside the environment of a training run."""
 
 
 _SIMPLE: Mapping[type, tuple[type, ...]] = {
@@ -190,7 +192,8 @@ def evaluation_env(task: str, **options: Any) -> NetworkedEnv:
     if task not in ENVIRONMENTS:
         raise unknown_name("task", task, ENVIRONMENTS)
     known = ENVIRONMENTS[task]
-    return make_env(task, known.at_once, draws=known.draws, **options)
+    kept = {name: value for name, value in options.items() if name != BESIDE}
+    return make_env(task, known.at_once, draws=known.draws, **kept)
 
 
 def evaluation_rounds(task: str) -> int:
