@@ -188,8 +188,8 @@ _RING: Mapping[str, Any] = {"environment": {"observation": "local"}, "action_sd"
 _RING_DMPO = {"tuned": ModelPreset(**_RING)}
 _RING_DPPO = {"tuned": Preset(**_RING)}
 
-# Who is ahead, and who comes from the other side. Table I's kappa is 3; the rule of priority, the start and clipping are
-# the original's.
+# Who is ahead, and who comes from the other side. In "paper", kappa is Table I's, the rule of priority, the start and
+# clipping are the original's.
 _EIGHT: Mapping[str, Any] = {"environment": {"observation": "local", "graph": "conflict"}, "action_sd": 0.2}
 _EIGHT_PAPER: Mapping[str, Any] = {
     **_PAPER,

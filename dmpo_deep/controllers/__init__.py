@@ -49,7 +49,7 @@ FAMILIES: Mapping[str, Mapping[str, Family]] = {
     "catchup": _PLATOON,
     "slowdown": _PLATOON,
     "ring": {"linear": Family(ring.linear, (1, 4))},
-    "tabular": {},
+    **{task: {} for task in ("eight", "atsc", "tabular")},
 }
 """Task id -> families that can be searched, by name."""
 
