@@ -87,8 +87,9 @@ def _level(task: str, options: dict[str, Any], trivial: str, results: Mapping[st
     scored = {name: result(task, found) for name, found in results.items() if arrivals(found) >= least}
     best = max(scored, key=lambda name: scored[name])
     named = {key: {"controller": name, "metric": scored[name]} for key, name in (("trivial", trivial), ("best", best))}
-    floor = {"least_arrivals": least} if math.isfinite(least) else {}
-    return {"task": task, "options": options, **named, "random": result(task, results["random"]), **floor}
+    slow = {"least_arrivals": least, "metrics": {name: found.mean for name, found in results.items()}}
+    more = slow if math.isfinite(least) else {}
+    return {"task": task, "options": options, **named, "random": result(task, results["random"]), **more}
 
 
 def _print_outcomes(title: str, results: Mapping[str, Episodes]) -> None:

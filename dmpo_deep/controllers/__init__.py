@@ -179,6 +179,15 @@ def arrivals(episodes: Episodes) -> float:
     return float(np.mean(episodes.outcomes.get("system_total_arrived", math.inf)))
 
 
+def measured(task: str) -> dict[str, float] | None:
+    """Mean metric of each of the task's controllers as ``data/levels.json`` has it; None where it has not.
+
+    For tasks whose episodes take long.
+    """
+    metrics = (_level(task, {}) or {}).get("metrics", {})
+    return metrics if metrics.keys() == CONTROLLERS[task].keys() else None
+
+
 def _on_scale(level: Mapping[str, Any], value: float) -> float:
     trivial, best = level["trivial"]["metric"], level["best"]["metric"]
     return float((value - trivial) / (best - trivial))
