@@ -2,18 +2,21 @@
 
 python benchmarks/levels.py --write
 
-prints the tables of docs/environments/levels.md and, with --write, renews dmpo_deep/controllers/data/levels.json.
+prints the tables of docs/environments/levels.md and, with --write, renews dmpo_deep/controllers/data/levels.json. With
+--only TASK... it measures these tasks alone and leaves the levels of the others as they are. The signals take about 20
+minutes on two cores, everything else together less.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Mapping
 from typing import Any
 
-from dmpo_deep.controllers import CONTROLLERS, LEVELS
+from dmpo_deep.controllers import CONTROLLERS, LEVELS, arrivals, result
 from dmpo_deep.episodes import Episodes
 from dmpo_deep.evaluate import evaluate_controller
 
@@ -26,8 +29,12 @@ SCENARIOS: Mapping[str, tuple[str, str, tuple[dict[str, Any], ...]]] = {
     "ring, even start": ("ring", "zero", LENGTHS),
     "ring, bunched start": ("ring", "zero", tuple({**length, "start": "bunched"} for length in LENGTHS)),
     "ring with 21 humans": ("ring", "idm", tuple({**length, **HUMANS} for length in LENGTHS)),
+    "figure eight": ("eight", "idm", ({}, {"right_of_way": "inside", "shift": 0.0})),
+    "signals": ("atsc", "fixed-20-10-20", ({},)),
 }
 """Title -> task, trivial controller, options of each column."""
+ARRIVALS = 0.9
+"""Share of the trivial controller's arrivals below which a result is not scored."""
 LATE = 1500
 """Half of a ring's episode, after which speeds are compared."""
 
@@ -36,16 +43,33 @@ def main() -> None:
     """Measure, print, and write the scale."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", action="store_true", help="renew levels.json")
+    parser.add_argument("--only", nargs="+", choices=sorted({task for task, *_ in SCENARIOS.values()}), metavar="TASK")
     options = parser.parse_args()
-    levels = []
+    wanted = options.only or [task for task, *_ in SCENARIOS.values()]
+    kept = json.loads(LEVELS.read_text())["levels"] if options.only else []
+    levels = [level for level in kept if level["task"] not in wanted]
     for title, (task, trivial, columns) in SCENARIOS.items():
-        results = {
-            name: [evaluate_controller(task, known, o) for o in columns] for name, known in CONTROLLERS[task].items()
-        }
-        heads = [str(o.get("length", "draws")) for o in columns]
+        if task not in wanted:
+            continue
+        results = {}
+        for name, known in CONTROLLERS[task].items():
+            results[name] = [evaluate_controller(task, known, o) for o in columns]
+            sys.stderr.write(f"{task}, {name}: {'; '.join(map(str, results[name]))}\n")
+        heads = [str(o.get("length", o.get("right_of_way", "draws"))) for o in columns]
         rows = [(CONTROLLERS[task][name].label, *map(_cell, found)) for name, found in results.items()]
         _print(title, ("controller", *heads), rows)
+        if next(iter(results.values()))[0].outcomes:
+            _print_outcomes(title, {CONTROLLERS[task][name].label: found[0] for name, found in results.items()})
         levels += [_level(task, o, trivial, {k: v[i] for k, v in results.items()}) for i, o in enumerate(columns)]
+    if "ring" in wanted:
+        _print_late_speeds()
+    if options.write:
+        LEVELS.write_text(
+            json.dumps({"command": "python benchmarks/levels.py --write", "levels": levels}, indent=1) + "\n"
+        )
+
+
+def _print_late_speeds() -> None:
     for start in ("even", "bunched"):
         given = [{**HUMANS, "start": start, "length": length, "limit": float("inf")} for length in (230, 260)]
         names = ("idm", "follower-stopper-0.86", "follower-stopper-0.98", "proportional-0.1", "pi")
@@ -56,18 +80,28 @@ def main() -> None:
         rows = [(CONTROLLERS["ring"][name].label, *(_speed(e) for e in each)) for name, each in found.items()]
         title = f"ring with 21 humans, {start} start, no limit: late speed and its deviation over the cars"
         _print(title, ("controller", "230", "260"), rows)
-    if options.write:
-        LEVELS.write_text(
-            json.dumps({"command": "python benchmarks/levels.py --write", "levels": levels}, indent=1) + "\n"
-        )
 
 
 def _level(task: str, options: dict[str, Any], trivial: str, results: Mapping[str, Episodes]) -> dict[str, Any]:
-    best = max(results, key=lambda name: results[name].mean)
-    named = {
-        key: {"controller": name, "metric": results[name].mean} for key, name in (("trivial", trivial), ("best", best))
-    }
-    return {"task": task, "options": options, **named, "random": results["random"].mean}
+    least = ARRIVALS * arrivals(results[trivial])
+    scored = {name: result(task, found) for name, found in results.items() if arrivals(found) >= least}
+    best = max(scored, key=lambda name: scored[name])
+    named = {key: {"controller": name, "metric": scored[name]} for key, name in (("trivial", trivial), ("best", best))}
+    slow = {"least_arrivals": least, "metrics": {name: found.mean for name, found in results.items()}}
+    more = slow if math.isfinite(least) else {}
+    return {"task": task, "options": options, **named, "random": result(task, results["random"]), **more}
+
+
+def _print_outcomes(title: str, results: Mapping[str, Episodes]) -> None:
+    names = [*next(iter(results.values())).measures, *next(iter(results.values())).outcomes]
+    rows = []
+    for label, found in results.items():
+        columns = {**found.measures, **found.outcomes}
+        spread = f"{found.mean:.1f} [{found.metric.min():.0f}, {found.metric.max():.0f}]"
+        rows.append(
+            (label, spread, *(f"{columns[name].mean():.{1 if columns[name].mean() < 100 else 0}f}" for name in names))
+        )
+    _print(f"{title}: metric [least, most] and outcomes", ("controller", "metric", *names), rows)
 
 
 def _cell(result: Episodes) -> str:

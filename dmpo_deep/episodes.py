@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -13,18 +13,20 @@ from dmpo_deep.envs import NetworkedEnv, Policy
 
 @dataclass(frozen=True, eq=False)
 class Episodes:
-    """One episode on each of ``B`` copies."""
+    """``E`` episodes: one on each copy, or several."""
 
     metric: np.ndarray
-    """The paper's metric of each episode, ``[B]``."""
+    """The paper's metric of each episode, ``[E]``."""
     collided: np.ndarray
-    """Whether there was a collision, ``[B]``."""
+    """Whether there was a collision, ``[E]``."""
     measures: Mapping[str, np.ndarray]
-    """Means over the steps of each episode, ``[B]``: ``speed`` (m/s), ``headway`` (m) and what else the task has."""
+    """Means over the steps of each episode, ``[E]``: ``speed`` (m/s), ``headway`` (m) and what else the task has."""
     env_steps: int
     """Steps of all copies together, warm-up included."""
+    outcomes: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """What the task says at the end of each episode, ``[E]``."""
     score: float | None = None
-    """The mean metric on the scale of reference controllers, where the task has one."""
+    """The mean result on the scale of reference controllers, where the task has one."""
     random_score: float | None = None
     """What uniformly random play has on that scale."""
 
@@ -44,7 +46,11 @@ class Episodes:
         return int(self.collided.sum())
 
     def __str__(self) -> str:
-        measured = ", ".join(f"mean {k} {x.mean():.2f} (sd {x.std(ddof=1):.2f})" for k, x in self.measures.items())
+        measured = ", ".join(
+            f"{prefix}{k} {x.mean():.2f} (sd {x.std(ddof=1):.2f})"
+            for prefix, given in (("mean ", self.measures), ("", self.outcomes))
+            for k, x in given.items()
+        )
         count = f"{self.collisions} of {len(self.metric)} collided"
         score = "" if self.score is None else f"; normalised score {self.score:.3f}, random {self.random_score:.3f}"
         return f"{self.mean:.2f} (sd {self.sd:.2f}; {'; '.join(filter(None, (count, measured)))}){score}"
@@ -57,9 +63,14 @@ def require_end(env: NetworkedEnv) -> None:
 
 
 def play(
-    env: NetworkedEnv, policy: Policy, starts: np.random.Generator, acts: np.random.Generator, skip: int = 0
+    env: NetworkedEnv,
+    policy: Policy,
+    starts: np.random.Generator,
+    acts: np.random.Generator,
+    skip: int = 0,
+    rounds: int = 1,
 ) -> Episodes:
-    """Reset ``env`` and play ``policy`` to the end of one episode of each copy.
+    """Reset ``env`` and play ``policy`` to the end of one episode of each copy, or of several.
 
     Args:
         env: the environment.
@@ -67,6 +78,7 @@ def play(
         starts: generator for the environment's randomness.
         acts: generator for the policy's; may be the same.
         skip: steps at the start of every episode that the measures leave out; the metric never does.
+        rounds: episodes of each copy; results of all first episodes come first, then of all second ones.
 
     Raises:
         ValueError: ``skip`` is negative or leaves nothing to measure.
@@ -74,21 +86,30 @@ def play(
     if not 0 <= skip < env.horizon:
         raise ValueError(f"skip = {skip}; give 0 to {env.horizon - 1}, for some step of an episode must be measured")
     require_end(env)
-    obs = env.reset(starts)
-    metric, steps = np.zeros(env.batch), np.zeros(env.batch)
-    measures = {name: np.zeros(env.batch) for name in env.measures}
-    running, collided = np.ones(env.batch, dtype=bool), np.zeros(env.batch, dtype=bool)
-    while running.any():
+    obs, copies = env.reset(starts), np.arange(env.batch)
+    metric, steps = np.zeros((rounds, env.batch)), np.zeros((rounds, env.batch))
+    measures, outcomes = ({name: np.zeros_like(metric) for name in names} for names in (env.measures, env.outcomes))
+    episode, collided = np.zeros(env.batch, dtype=int), np.zeros((rounds, env.batch), dtype=bool)
+    while (running := episode < rounds).any():
         obs, _, terminated, truncated, info = env.step(policy(obs, acts)[0])
-        metric[running] += info["metric"][running]
+        now = episode[running], copies[running]
+        metric[now] += info["metric"][running]
         if (counted := running & (info["step"] >= skip)).any():
             for name, total in measures.items():
-                total[counted] += info[name][counted]
-        steps += running
-        collided |= running & info["collided"]
+                total[episode[counted], copies[counted]] += info[name][counted]
+        steps[now] += 1
+        collided[now] |= info["collided"][running]
         if (ended := terminated | truncated).any():
-            running &= ~ended
-            obs = env.reset(starts, ended) if running.any() else obs
+            for name, last in outcomes.items():
+                last[now] = info[name][running]
+            episode += ended
+            obs = env.reset(starts, ended) if (episode < rounds).any() else obs
     with np.errstate(invalid="ignore"):  # an episode that ends in a collision before ``skip`` has no measures
         means = {name: total / np.where(steps > skip, steps - skip, np.nan) for name, total in measures.items()}
-    return Episodes(metric, collided, means, int(steps.sum()) + env.batch * env.warmup_steps)
+    return Episodes(
+        metric.ravel(),
+        collided.ravel(),
+        {name: mean.ravel() for name, mean in means.items()},
+        int(steps.sum()) + rounds * env.batch * env.warmup_steps,
+        {name: last.ravel() for name, last in outcomes.items()},
+    )

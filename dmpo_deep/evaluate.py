@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from dmpo_deep.algorithms import ALGORITHMS
 from dmpo_deep.checkpoint import load, restoring
 from dmpo_deep.config import CONFIG, RunConfig, read_config
 from dmpo_deep.controllers import CONTROLLERS, Controller, from_search, normalised_score, random_score
-from dmpo_deep.envs import Policy, evaluation_env, named_task
+from dmpo_deep.envs import Policy, evaluation_env, evaluation_rounds, named_task
 from dmpo_deep.episodes import Episodes, play
 from dmpo_deep.learner import Population
 from dmpo_deep.nets import one_thread
@@ -50,8 +51,10 @@ def _evaluate(
 ) -> Episodes:
     env = evaluation_env(task, **options)
     starts = np.random.default_rng(EVALUATION_RANDOMNESS)
-    episodes = play(env, make(env), starts, np.random.default_rng(seed), skip)
-    score = normalised_score(task, options, episodes.mean)
+    acts, rounds = np.random.default_rng(seed), evaluation_rounds(task)
+    with closing(env):
+        episodes = play(env, make(env), starts, acts, skip, rounds)
+    score = normalised_score(task, options, episodes)
     return replace(episodes, score=score, random_score=random_score(task, options))
 
 
@@ -144,9 +147,10 @@ def check_file(path: Path, overwrite: bool) -> None:
 def _write(path: Path, results: Mapping[str, Episodes]) -> None:
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["policy", "draw", "metric", "collided", *next(iter(results.values())).measures])
+        first = next(iter(results.values()))
+        writer.writerow(["policy", "draw", "metric", "collided", *first.measures, *first.outcomes])
         for name, result in results.items():
-            columns = (result.metric, result.collided.astype(int), *result.measures.values())
+            columns = (result.metric, result.collided.astype(int), *result.measures.values(), *result.outcomes.values())
             writer.writerows(
                 (name, draw, *(x.item() for x in row)) for draw, row in enumerate(zip(*columns, strict=True))
             )

@@ -1,41 +1,96 @@
-"""Section VI's profiles: what one episode of a vehicle task looks like under a controller."""
+"""Section VI's profiles: what one episode of a task looks like under a controller."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dmpo_deep.envs import evaluation_env
+from dmpo_deep.envs import ENVIRONMENTS, evaluation_env
 from dmpo_deep.envs.traffic import DT, Traffic
 from dmpo_deep.evaluate import EVALUATION_RANDOMNESS, chosen_controllers
 
 
-def record(task: str, controller: str, options: Mapping[str, Any]) -> Traffic:
-    """The states before each step of the first evaluation episode, ``[steps, cars]`` each, to its end."""
+def _episode(task: str, controller: str, options: Mapping[str, Any]) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """The environment before each step of the first evaluation episode, and what that step measures, to its end."""
     env: Any = evaluation_env(task, **options)
     [chosen] = chosen_controllers(task, controller).values()
     policy, acts, starts = chosen.make(env), np.random.default_rng(0), np.random.default_rng(EVALUATION_RANDOMNESS)
-    obs, frames, ended = env.reset(starts), [], False
-    while not ended:
-        frames.append(env.traffic())
-        obs, _, terminated, truncated, _ = env.step(policy(obs, acts)[0])
-        ended = (terminated | truncated)[0]
-        env.reset(starts, terminated | truncated)
+    with closing(env):
+        obs, ended = env.reset(starts), False
+        while not ended:
+            measured: dict[str, Any] = {}
+            yield env, measured
+            obs, _, terminated, truncated, info = env.step(policy(obs, acts)[0])
+            measured.update(info)
+            ended = (terminated | truncated)[0]
+            if not ended:
+                env.reset(starts, terminated | truncated)
+
+
+def record(task: str, controller: str, options: Mapping[str, Any]) -> Traffic:
+    """The states of cars before each step of the first evaluation episode, ``[steps, cars]`` each, to its end."""
+    frames = [env.traffic() for env, _ in _episode(task, controller, options)]
     return Traffic(*(np.array([vars(frame)[name][0] for frame in frames]) for name in vars(frames[0])))
 
 
 def draw(task: str, controller: str, options: Mapping[str, Any], path: Path) -> None:
-    """Write a time-space diagram, coloured by speed, beside the headways of all cars.
+    """Draw the first evaluation episode of a task.
+
+    Cars: a time-space diagram, coloured by speed, beside the headways of all cars. Signals: the vehicles that each one
+    keeps waiting, beside all vehicles on the road, waiting to depart and arrived.
 
     Args:
         task: the task's id.
         controller: one of its reference controllers, or a file of a search.
         options: the task's options.
         path: file to write; its suffix chooses the format.
+
+    Raises:
+        ValueError: there is nothing to draw of this task.
     """
+    kind: Any = ENVIRONMENTS[task].make
+    kind = getattr(kind, "func", kind)
+    drawn = next((draws for method, draws in _DRAWN.items() if hasattr(kind, method)), None)
+    if drawn is None:
+        raise ValueError(f"there is no picture of {task}: it has neither cars nor signals; leave out --picture")
+    drawn(task, controller, options, path)
+
+
+def _draw_signals(task: str, controller: str, options: Mapping[str, Any], path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    waiting, steps = [], []
+    for env, measured in _episode(task, controller, options):
+        state, (index, real) = env.signals(), env.incoming
+        waiting.append((state.halting[0][index] * real).sum(axis=-1) + state.backlog[0])
+        steps.append(measured)
+    hours = np.arange(1, len(steps) + 1) * env.timing.delta_time / 60
+    figure = Figure(figsize=(7.0, 2.8), layout="constrained", dpi=200)
+    place, total = figure.subplots(1, 2, width_ratios=(1.4, 1))
+    image = place.imshow(
+        np.array(waiting).T, aspect="auto", origin="lower", interpolation="nearest", cmap="viridis",
+        extent=(0, hours[-1], 0.5, len(waiting[0]) + 0.5),
+    )  # fmt: skip
+    figure.colorbar(image, ax=place, label="vehicles kept waiting")
+    place.set_ylabel("signal")
+    for name, label, color in (
+        ("system_total_arrived", "arrived", "#009E73"),
+        ("system_total_running", "on the road", "#0072B2"),
+        ("system_total_backlogged", "waiting to depart", "#D55E00"),
+    ):
+        total.plot(hours, [measured[name][0] for measured in steps], color=color, linewidth=0.9, label=label)
+    total.set_ylabel("vehicles")
+    total.legend(fontsize=7, frameon=False, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    for axes in (place, total):
+        axes.set_xlabel("time (min)")
+    figure.savefig(path)
+
+
+def _draw_cars(task: str, controller: str, options: Mapping[str, Any], path: Path) -> None:
     from matplotlib.figure import Figure
 
     cars = record(task, controller, options)
@@ -57,3 +112,7 @@ def draw(task: str, controller: str, options: Mapping[str, Any], path: Path) -> 
     for axes in (space, gaps):
         axes.set_xlabel("time (s)")
     figure.savefig(path)
+
+
+_DRAWN: Mapping[str, Callable[..., None]] = {"signals": _draw_signals, "traffic": _draw_cars}
+"""What an environment can tell -> how it is drawn."""

@@ -122,6 +122,30 @@ _RING_TUNED: Mapping[str, OnPolicy] = {
     "ia2c": IndependentPreset(**_RING, copies=16, rollout_steps=10, critic_steps=4),
 }
 
+# Who is ahead, and who comes from the other side.
+_EIGHT: Mapping[str, Any] = {"environment": {"observation": "local", "graph": "conflict"}, "action_sd": 0.2}
+_EIGHT_TUNED: Mapping[str, OnPolicy] = {
+    "dmpo": ModelPreset(**_EIGHT),
+    "dppo": Preset(**_EIGHT),
+    "cppo": Preset(**_EIGHT, kappa_critic=math.inf),
+    "ic3net": RecurrentPreset(**_EIGHT),
+    "ia2c": IndependentPreset(**_EIGHT),
+}
+
+# A copy's episode is 720 steps of a simulator that makes about 100 a second. What a signal shows is not in the paper's
+# observation; it has to be for a policy that holds a phase.
+_ATSC: Mapping[str, Any] = {"copies": 2, "environment": {"observation": "wave_and_phase"}}
+_ATSC_PPO: Mapping[str, Any] = {**_ATSC, "rollout_steps": 180, "updates": 10, "minibatches": 4}
+_ATSC_TUNED: Mapping[str, OnPolicy] = {
+    "dmpo": ModelPreset(
+        **_ATSC, rollout_steps=180, kappa_critic=1, warmup_steps=360, model_horizon=15, branches=240, recent=1440
+    ),
+    "dppo": Preset(**_ATSC_PPO, kappa_critic=1),
+    "cppo": Preset(**_ATSC_PPO, kappa_critic=math.inf),
+    "ic3net": RecurrentPreset(**_ATSC),
+    "ia2c": IndependentPreset(**_ATSC),
+}
+
 # Small networked MDPs, gamma 0.9: short rollouts of many copies.
 _TABULAR: Mapping[str, Any] = {"copies": 16, "rollout_steps": 25, "gamma": 0.9, "reward_scale": 1.0}
 _TABULAR_NETS: Mapping[str, Any] = {"hidden": (32, 32), "lr_actor": 3e-3, "lr_critic": 3e-3}
@@ -142,7 +166,14 @@ _TABULAR_TUNED: Mapping[str, OnPolicy] = {
     "ia2c": IndependentPreset(**_TABULAR, **_TABULAR_NETS, critic_steps=4),
 }
 
-_TUNED = {"catchup": _CACC_TUNED, "slowdown": _CACC_TUNED, "ring": _RING_TUNED, "tabular": _TABULAR_TUNED}
+_TUNED: Mapping[str, Mapping[str, OnPolicy]] = {
+    "catchup": _CACC_TUNED,
+    "slowdown": _CACC_TUNED,
+    "ring": _RING_TUNED,
+    "eight": _EIGHT_TUNED,
+    "atsc": _ATSC_TUNED,
+    "tabular": _TABULAR_TUNED,
+}
 
 
 def _presets(task: str, algo: str) -> Mapping[str, OnPolicy]:

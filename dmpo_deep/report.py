@@ -17,7 +17,7 @@ from scipy import stats
 
 from dmpo_deep import DEFAULT_PRESET, log
 from dmpo_deep.config import CONFIG, read_config
-from dmpo_deep.controllers import CONTROLLERS
+from dmpo_deep.controllers import CONTROLLERS, measured
 from dmpo_deep.evaluate import evaluate
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
@@ -120,7 +120,8 @@ def plot(runs: Sequence[str | Path], out: str | Path, overwrite: bool = False) -
         raise FileExistsError(f"{folder} exists; give another --out, or --overwrite to replace the figures in a folder")
     groups = collect(runs)
     tasks = sorted({group.task for group in groups})
-    levels = {task: {CONTROLLERS[task][k].label: e.mean for k, e in evaluate(task).items()} for task in tasks}
+    metrics = {task: measured(task) or {name: found.mean for name, found in evaluate(task).items()} for task in tasks}
+    levels = {task: {CONTROLLERS[task][name].label: x for name, x in metrics[task].items()} for task in tasks}
     folder.mkdir(parents=True, exist_ok=True)
     _write_curves(folder / "learning.csv", groups)
     _write_table(folder / "table.csv", groups, levels)

@@ -128,7 +128,7 @@ def train(
     safe = books.env_steps
     bar = tqdm(total=steps, initial=safe, unit="step", desc=f"{algo} {task}", disable=not progress)
     try:
-        with bar, _interruptible() as stopped, closing(log.RunLog(run, COLUMNS, rows)) as record:
+        with closing(env), bar, _interruptible() as stopped, closing(log.RunLog(run, COLUMNS, rows)) as record:
             stop = False
             while books.env_steps < steps and not stop:
                 start, before = time.perf_counter(), books.env_steps

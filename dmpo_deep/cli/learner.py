@@ -102,7 +102,7 @@ def train(
     """Train an algorithm on a task. Ctrl-C stops after the epoch; --resume goes on, bit for bit.
 
     Args:
-        task: catchup, slowdown, ring, or tabular:FILE for the MDP in an instance file.
+        task: catchup, slowdown, ring, eight, atsc, or tabular:FILE for the MDP in an instance file.
         algo: dmpo, dmpo-true-model (the simulator in the model's place), dppo, cppo, ic3net or ia2c; docs/dmpo.md.
         seed: of everything random in training.
         steps: environment steps in all, warm-up included; one step of one copy of the environment counts as one.
@@ -150,7 +150,7 @@ def evaluate(
         skip: steps at the start of each episode that speeds and headways leave out.
         out: CSV file, one row per policy and draw; by default evaluation.csv inside a run, written anew each time.
         overwrite: replace an existing OUT or PICTURE.
-        picture: also draw the controller's first episode: a time-space diagram, and headways.
+        picture: also draw the controller's first episode: cars in time and space, or who waits at which signal.
     """
     require("torch", "safetensors", "gymnasium")
     from dmpo_deep.evaluate import check_file, default_out, evaluate

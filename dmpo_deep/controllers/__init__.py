@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -11,12 +12,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dmpo_deep.controllers import cacc, ring, tabular
+from dmpo_deep.controllers import atsc, cacc, eight, ring, tabular
 from dmpo_deep.envs import ENVIRONMENTS, Policy
+from dmpo_deep.episodes import Episodes
 
 DATA = Path(__file__).parent / "data"
 LEVELS = DATA / "levels.json"
-IMMATERIAL = {"collision", "collision_scale", "gamma", "observation", "beyond_limit", "backend"}
+SCORED_BY: Mapping[str, str] = {"atsc": "mean_delay"}
+"""Task id -> the outcome, the less the better, that its scale measures; the metric where none is named."""
+IMMATERIAL = {"collision", "collision_scale", "gamma", "observation", "beyond_limit", "backend", "isolated", "graph"}
+IMMATERIAL |= {"lanes", "reward_fn"}
 """Options of tasks that leave every controller's metric as it is."""
 
 
@@ -44,7 +49,7 @@ FAMILIES: Mapping[str, Mapping[str, Family]] = {
     "catchup": _PLATOON,
     "slowdown": _PLATOON,
     "ring": {"linear": Family(ring.linear, (1, 4))},
-    "tabular": {},
+    **{task: {} for task in ("eight", "atsc", "tabular")},
 }
 """Task id -> families that can be searched, by name."""
 
@@ -112,21 +117,49 @@ CONTROLLERS: Mapping[str, Mapping[str, Controller]] = {
         "random": Controller("uniform random", tabular.uniform, "nothing"),
         "given": Controller("the policy with the MDP", tabular.given, "its parents' states"),
     },
+    "eight": {
+        "idm": Controller("humans (IDM), all rules", eight.humans, "SUMO drives"),
+        "krauss": Controller("humans (Krauss), all rules", eight.krauss, "SUMO drives"),
+        "random": Controller("uniform random", eight.uniform, "nothing"),
+        "constant-7": Controller("constant 7 m/s", partial(eight.constant_speed, speed=7.0), "own speed"),
+        "timetable": Controller("timetable of slots", eight.timetable, "all cars, and time"),
+    },
+    "atsc": {
+        "fixed-20-10-20": Controller(
+            "fixed time, 20/10/20 s", partial(atsc.fixed_time, seconds=(20, 10, 20, 0)), "time"
+        ),
+        "fixed-30-30-30": Controller(
+            "fixed time, 30/30/30 s", partial(atsc.fixed_time, seconds=(30, 30, 30, 0)), "time"
+        ),
+        "random": Controller("uniform random", atsc.uniform, "nothing"),
+        "greedy-5": Controller("greedy, every 5 s", partial(atsc.greedy, hold=5), "own detectors"),
+        "greedy-15": Controller("greedy, every 15 s", partial(atsc.greedy, hold=15), "own detectors"),
+        "greedy-lanes-15": Controller(
+            "greedy on whole lanes, every 15 s", partial(atsc.greedy, hold=15, whole_lanes=True), "own lanes"
+        ),
+        "max-pressure-5": Controller(
+            "max-pressure, every 5 s", partial(atsc.max_pressure, hold=5), "own and next lanes"
+        ),
+        "max-pressure-15": Controller(
+            "max-pressure, every 15 s", partial(atsc.max_pressure, hold=15), "own and next lanes"
+        ),
+        "constant-1": Controller("constant phase 1", partial(atsc.constant, phase=1), "nothing"),
+        "constant-3": Controller("constant phase 3", partial(atsc.constant, phase=3), "nothing"),
+    },
 }
 """Task id -> reference controllers by name."""
 
 
-def normalised_score(task: str, options: Mapping[str, Any], metric: float) -> float | None:
+def normalised_score(task: str, options: Mapping[str, Any], episodes: Episodes) -> float | None:
     """``(R - R_trivial) / (R_best - R_trivial)``: 0 for the trivial controller, 1 for the best one known.
 
     The levels lie in ``data/levels.json`` with the command that made them. None where the task has none for these
-    options.
+    options, and where too little arrived for the result to mean anything.
     """
     level = _level(task, options)
-    if level is None:
+    if level is None or arrivals(episodes) < level.get("least_arrivals", -math.inf):
         return None
-    trivial, best = level["trivial"]["metric"], level["best"]["metric"]
-    return float((metric - trivial) / (best - trivial))
+    return _on_scale(level, result(task, episodes))
 
 
 def random_level(task: str, options: Mapping[str, Any]) -> float | None:
@@ -136,9 +169,34 @@ def random_level(task: str, options: Mapping[str, Any]) -> float | None:
 
 
 def random_score(task: str, options: Mapping[str, Any]) -> float | None:
-    """The normalised score of uniformly random play."""
+    """The normalised score of uniformly random play, whatever arrived."""
     level = _level(task, options)
-    return None if level is None else normalised_score(task, options, level["random"])
+    return None if level is None else _on_scale(level, level["random"])
+
+
+def result(task: str, episodes: Episodes) -> float:
+    """What the scale measures, the more the better: minus the outcome in :data:`SCORED_BY`, or the mean metric."""
+    name = SCORED_BY.get(task)
+    return episodes.mean if name is None else -float(episodes.outcomes[name].mean())
+
+
+def arrivals(episodes: Episodes) -> float:
+    """Mean number of vehicles that arrived; inf where none can."""
+    return float(np.mean(episodes.outcomes.get("system_total_arrived", math.inf)))
+
+
+def measured(task: str) -> dict[str, float] | None:
+    """Mean metric of each of the task's controllers as ``data/levels.json`` has it; None where it has not.
+
+    For tasks whose episodes take long.
+    """
+    metrics = (_level(task, {}) or {}).get("metrics", {})
+    return metrics if metrics.keys() == CONTROLLERS[task].keys() else None
+
+
+def _on_scale(level: Mapping[str, Any], value: float) -> float:
+    trivial, best = level["trivial"]["metric"], level["best"]["metric"]
+    return float((value - trivial) / (best - trivial))
 
 
 def _level(task: str, options: Mapping[str, Any]) -> dict[str, Any] | None:

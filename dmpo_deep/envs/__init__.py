@@ -16,7 +16,9 @@ from typing import Any, NamedTuple, Protocol, get_args
 import numpy as np
 from gymnasium.spaces import Box, Discrete, MultiDiscrete
 
+from dmpo_deep.envs.atsc import SignalGrid
 from dmpo_deep.envs.cacc import Platoon, catchup_start, slowdown_start
+from dmpo_deep.envs.figure_eight import FigureEight
 from dmpo_deep.envs.ring import Ring
 from dmpo_deep.envs.tabular import Tabular
 from dmpo_deep.envs.traffic import EVALUATION_DRAWS
@@ -70,6 +72,8 @@ class NetworkedEnv(RolloutEnv, Protocol):
     """Steps that every reset spends before the agents act; they count as environment steps."""
     measures: Sequence[str]
     """Names of further ``info`` entries ``[B]`` that evaluations average."""
+    outcomes: Sequence[str]
+    """Names of ``info`` entries ``[B]`` that say at the last step of an episode how it went."""
 
     def termination(self, next_obs: np.ndarray, step: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Whether steps ``step [B]`` that lead to ``next_obs [B, n, d]`` end the task, and at what price.
@@ -86,6 +90,9 @@ class NetworkedEnv(RolloutEnv, Protocol):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what :meth:`state_dict` returned."""
 
+    def close(self) -> None:
+        """End what runs outside of this object, such as a simulator; a reset starts it anew."""
+
 
 class Task(NamedTuple):
     """A registered task."""
@@ -97,15 +104,29 @@ class Task(NamedTuple):
     """What to install beside the extra ``deep``."""
     source: str = ""
     """The option that ``SOURCE`` is in a task given as ``TASK:SOURCE``; none by default."""
+    draws: Sequence[float] = EVALUATION_DRAWS
+    """Of the evaluation, one per episode."""
+    at_once: int = len(EVALUATION_DRAWS)
+    """Copies that evaluations run side by side; the draws are a multiple."""
 
 
 ENVIRONMENTS: Mapping[str, Task] = {
     "catchup": Task(partial(Platoon, "catchup", catchup_start), "CACC: a platoon closes a gap", "-"),
     "slowdown": Task(partial(Platoon, "slowdown", slowdown_start), "CACC: a platoon brakes from high speed", "-"),
     "ring": Task(Ring, "ring attenuation: cars on a circle", "backend=sumo: the extra sumo"),
+    "eight": Task(FigureEight, "figure eight: cars on a loop that crosses itself", "the extra sumo", at_once=5),
+    "atsc": Task(
+        SignalGrid,
+        "traffic signals: a grid of 5x5, or any SUMO network",
+        "the extra sumo",
+        draws=EVALUATION_DRAWS[:10],
+        at_once=5,
+    ),
     "tabular": Task(Tabular, "any networked MDP: tabular:FILE, tabular:FAMILY", "-", source="mdp"),
 }
 """Tasks by id."""
+BESIDE = "isolated"
+"""The option that evaluations leave at its default: they run beside the environment of a training run."""
 
 
 _SIMPLE: Mapping[type, tuple[type, ...]] = {
@@ -167,8 +188,17 @@ def named_task(name: str) -> tuple[str, dict[str, Any]]:
 
 
 def evaluation_env(task: str, **options: Any) -> NetworkedEnv:
-    """The task on its published evaluation draws, one copy for each."""
-    return make_env(task, len(EVALUATION_DRAWS), draws=EVALUATION_DRAWS, **options)
+    """The task on its published evaluation draws, as many copies as play side by side."""
+    if task not in ENVIRONMENTS:
+        raise unknown_name("task", task, ENVIRONMENTS)
+    known = ENVIRONMENTS[task]
+    kept = {name: value for name, value in options.items() if name != BESIDE}
+    return make_env(task, known.at_once, draws=known.draws, **kept)
+
+
+def evaluation_rounds(task: str) -> int:
+    """Episodes that each copy of :func:`evaluation_env` plays to use up the draws."""
+    return len(ENVIRONMENTS[task].draws) // ENVIRONMENTS[task].at_once
 
 
 def action_counts(env: NetworkedEnv) -> tuple[int, ...]:

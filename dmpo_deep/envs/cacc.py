@@ -103,6 +103,7 @@ class Platoon:
     horizon = HORIZON
     warmup_steps = 0
     measures: Sequence[str] = ("speed", "headway")
+    outcomes: Sequence[str] = ()
 
     def __init__(
         self,
@@ -223,6 +224,9 @@ class Platoon:
         for name in _STATE:
             setattr(self, f"_{name}", np.array(state[name]))
         self._look(self._ahead(self._speed))
+
+    def close(self) -> None:
+        """Nothing runs outside of this object."""
 
 
 _STATE = ("headway", "speed", "acceleration", "lead", "time", "collided")

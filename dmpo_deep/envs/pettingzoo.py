@@ -93,7 +93,9 @@ class ParallelTask(ParallelEnv):  # type: ignore[misc]
         """There is nothing to render; ``dmpo evaluate TASK --controller NAME --picture FILE`` draws an episode."""
 
     def close(self) -> None:
-        """Nothing is open."""
+        """End the simulator of a task that has one; a reset starts it anew."""
+        self.env.close()
+        self.agents = []
 
 
 def _each_agents(env: NetworkedEnv) -> list[Discrete | Box]:

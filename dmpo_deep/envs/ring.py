@@ -4,7 +4,8 @@ Car ``i`` follows car ``i + 1``; the last follows the first. SI units, ``dt`` = 
 state at time ``t``: ``v' = max(0, min(v + dt a, v + dt IDM(v, gap, v_lead)))`` and ``x' = x + dt v'``, where ``a`` is
 the commanded acceleration and IDM the intelligent driver model of Treiber, Hennecke and Helbing (2000). For a learning
 car IDM is the simulator's safe-speed rule, which no command can exceed; a human car has no command and drives by IDM
-itself, with noise. This is SUMO's Euler update, so that no simulator is needed; :mod:`dmpo_deep.envs.sumo` checks it.
+itself, with noise. This is SUMO's Euler update, so that no simulator is needed; :mod:`dmpo_deep.envs.ring_sumo`
+checks it.
 
 No state ends the task: a car would have to cross its whole gap in one step, ``v > 10 gap`` after IDM's braking of
 ``dt (gap* / gap)^2`` with ``gap* >= 2 m + v``, which needs ``v > 60 m/s``.
@@ -23,7 +24,7 @@ from dmpo_deep.envs.validate import require_continuous, require_copies, require_
 from dmpo_theory import graph
 
 if TYPE_CHECKING:
-    from dmpo_deep.envs.sumo import SumoRing
+    from dmpo_deep.envs.ring_sumo import SumoRing
 
 CARS, HORIZON, CAR_LENGTH = 22, 3000, 5.0
 SHORTEST, LONGEST = 220, 270
@@ -115,6 +116,7 @@ class Ring:
     n_states: tuple[int, ...] | None = None
     horizon = HORIZON
     measures: Sequence[str] = ("speed", "speed_sd", "headway", "headway_sd")
+    outcomes: Sequence[str] = ()
 
     def __init__(
         self,
@@ -281,6 +283,11 @@ class Ring:
         self._circumference, self._time = np.array(state["circumference"]), np.array(state["time"])
         self._noise.bit_generator.state = state["noise"]
 
+    def close(self) -> None:
+        """End the simulation, if there is one; a reset starts it anew."""
+        if self._road is not None:
+            self._road.close()
+
 
 _BEYOND = "give accelerations within the limit, or the options limit=inf (none) or beyond_limit='clip' (the original)"
 
@@ -326,10 +333,15 @@ def placed(circumference: np.ndarray, hole: float) -> Traffic:
 
 
 def _simulator(batch: int, human: np.ndarray, noise: float) -> SumoRing:
-    from dmpo_deep.envs.sumo import SumoRing
+    from dmpo_deep.envs.ring_sumo import SumoRing
 
     if batch > 1:
         raise ValueError(f"batch = {batch}; SUMO has room for one ring in a process, so give batch = 1")
     if human.any() and noise:
         raise ValueError(f"noise = {noise}; SUMO's own drivers have none, so give noise = 0 with backend = 'sumo'")
-    return SumoRing(human)
+    try:
+        return SumoRing(human)
+    except ImportError as error:
+        raise ImportError(
+            f"{error}, or leave out backend='sumo': the task works without it, and moves its cars by the same rule"
+        ) from None

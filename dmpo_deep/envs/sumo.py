@@ -1,154 +1,158 @@
-"""The ring of :mod:`dmpo_deep.envs.ring` in SUMO itself, by libsumo: its checker, and the only file that touches SUMO.
+"""SUMO's simulator in this process: one simulation, loaded anew for every episode. The only file that touches SUMO.
 
-Four edges of ``length/4`` m joined by junctions of 0.1 m. Learning cars are of an IDM type whose follow speed SUMO
-holds as their safe speed (speed mode 1); each command is a ``slowDown`` over 1 ms, which holds for one step. Human cars
-get no command: SUMO drives them.
+``libsumo`` is the simulator as a library, and the fast way; ``traci`` runs it as a program of its own and talks to it
+through a socket, and ``sumo-gui`` shows it. All three obey the same calls and give the same trajectories. A process has
+room for one library: a second start would silently replace the first, and is refused here. What runs in worker
+processes is :mod:`dmpo_deep.envs.workers`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
-import tempfile
+import os
 import weakref
-from pathlib import Path
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
-import numpy as np
+BACKENDS = ("libsumo", "traci", "sumo-gui")
+ROOM = "SUMO has room for one simulation in a process"
 
-from dmpo_deep.envs.ring import CAR_LENGTH, CARS, HUMAN, JUNCTIONS, SAFE, TOP_SPEED, Driver, leaders
-from dmpo_deep.envs.traffic import DT, Traffic
-
-QUARTERS, LAPS = 4, 150
-SAFE_SPEED_ONLY = 1
-"""Speed mode in which SUMO keeps a commanded car from exceeding its safe speed, and does nothing else."""
-
-_running: weakref.ref[SumoRing] | None = None
+_running: weakref.ref[Session] | None = None
 
 
-class SumoRing:
-    """One ring in a SUMO simulation; a process has room for one.
+class SimulationError(RuntimeError):
+    """SUMO refused its input, died, or stopped answering."""
+
+
+def require_sumo(backend: str) -> None:
+    """``ImportError`` with the remedy if what ``backend`` needs is not installed; ``ValueError`` for another name."""
+    if backend not in BACKENDS:
+        raise ValueError(f"backend = {backend!r}; give one of {', '.join(map(repr, BACKENDS))}")
+    module, extra = ("libsumo", "sumo") if backend == "libsumo" else ("traci", "gui")
+    if importlib.util.find_spec(module) is None:
+        raise ImportError(
+            f"{module} is not installed; pip install 'dmpo[{extra}]' (in a clone: pip install -e '.[{extra}]')"
+        )
+    if backend != "libsumo":
+        _program(backend)
+
+
+def _program(backend: str) -> str:
+    """Path of ``sumo`` or ``sumo-gui``: on the PATH, or from the wheel ``eclipse-sumo``; SUMO_HOME is not needed."""
+    import sumolib
+
+    name = "sumo" if backend == "traci" else backend
+    found: str = sumolib.checkBinary(name)
+    if not os.path.isfile(found) and not any(
+        os.path.isfile(os.path.join(folder, found)) for folder in os.get_exec_path()
+    ):
+        raise ImportError(f"the program {name} is not installed; pip install 'dmpo[gui]', or put it on the PATH")
+    return found
+
+
+class Session:
+    """One simulation; ``api`` has SUMO's domains, ``api.vehicle``, ``api.lane`` and so on.
 
     Args:
-        human: which cars SUMO drives, ``[cars]``.
+        backend: ``"libsumo"``, ``"traci"`` or ``"sumo-gui"``.
 
     Raises:
-        ImportError: libsumo is not installed.
+        ImportError: the backend is not installed.
     """
 
-    def __init__(self, human: np.ndarray) -> None:
-        if importlib.util.find_spec("libsumo") is None:
-            raise ImportError(
-                "libsumo is not installed; pip install 'dmpo[sumo]' (in a clone: pip install -e '.[sumo]'), or leave "
-                "out backend='sumo': the task works without it, and moves its cars by the same rule"
-            )
-        self._human = human
+    api: Any
 
-    def start(self, circumference: float, position: np.ndarray) -> None:
-        """Put the cars at rest at ``position [cars]`` on a new ring.
+    def __init__(self, backend: str = "libsumo") -> None:
+        require_sumo(backend)
+        self._backend, self._started = backend, False
+
+    def load(self, options: Mapping[str, object]) -> None:
+        """Start a simulation, or load another one in its place; ``options`` are SUMO's, ``{"net-file": path}``.
+
+        An option that is True is a flag.
 
         Raises:
-            RuntimeError: another ring of this process is still in SUMO, which has room for one.
+            RuntimeError: another session of this process still runs.
+            SimulationError: SUMO refuses its input.
         """
-        import libsumo
+        flags = [
+            text
+            for name, value in options.items()
+            for text in ([f"--{name}"] if value is True else [f"--{name}", str(value)])
+        ]
+        try:
+            self._load([*flags, "--no-step-log", "--no-warnings"])
+        except self._failures() as error:
+            raise SimulationError(f"SUMO refuses to start ({error}); it says why on stderr, above") from error
 
-        global _running
-        other = _running() if _running is not None else None
-        if other is not None and other is not self:
-            raise RuntimeError(
-                "another ring runs in SUMO in this process, which has room for one; delete that environment first, or "
-                "use another process"
-            )
-        if libsumo.isLoaded():
-            libsumo.close()
-        self._quarter, self._turn = circumference / QUARTERS, _clear_of_joints(position, circumference / QUARTERS)
-        with tempfile.TemporaryDirectory() as folder:
-            road, cars = Path(folder) / "ring.net.xml", Path(folder) / "cars.rou.xml"
-            road.write_text(_network(self._quarter))
-            cars.write_text(_demand(self._human, (position + self._turn) % circumference, self._quarter))
-            options = {"net-file": road, "route-files": cars, "step-length": DT, "time-to-teleport": -1}
-            flags = [text for name, value in options.items() for text in (f"--{name}", str(value))]
-            libsumo.start(["sumo", *flags, "--insertion-checks", "none", "--no-step-log", "--no-warnings"])
-        _running = weakref.ref(self, _close)
-        libsumo.simulationStep()
-        self._sumo: Any = libsumo
-        for car in np.flatnonzero(~self._human):
-            libsumo.vehicle.setSpeedMode(str(car), SAFE_SPEED_ONLY)
+    def _load(self, flags: list[str]) -> None:
+        if self._started:
+            self.api.load(flags)
+            return
+        if self._backend == "libsumo":
+            import libsumo
 
-    def advance(self, learning: np.ndarray, wanted: np.ndarray) -> Traffic:
-        """One step; cars ``learning`` want the speeds ``wanted``, and follow their safe speed where that is inf."""
-        vehicle = self._sumo.vehicle
-        for car, speed in zip(learning.tolist(), wanted.tolist(), strict=True):
-            if speed < np.inf:
-                vehicle.slowDown(str(car), max(speed, 0.0), 1e-3)
-        self._sumo.simulationStep()
-        speed = np.array([[vehicle.getSpeed(str(car)) for car in range(CARS)]])
-        position = np.array([[self._position(str(car)) for car in range(CARS)]])
-        headway = (leaders(position) - position) % (QUARTERS * self._quarter) - CAR_LENGTH
-        return Traffic(position, speed, headway, leaders(speed))
+            global _running
+            other = None if _running is None else _running()
+            if other is not self and (other is not None or libsumo.isLoaded()):
+                raise RuntimeError(
+                    f"another simulation runs in this process, and {ROOM}; close or delete that environment first, or "
+                    "leave out isolated=False: then each copy has a process of its own"
+                )
+            if other is None:
+                self._close = weakref.finalize(self, _close_library)
+            _running, self.api = weakref.ref(self), libsumo
+            libsumo.start(["sumo", *flags])
+        else:
+            import traci
 
-    def _position(self, car: str) -> float:
-        lane = self._sumo.vehicle.getLaneID(car)
-        internal = lane.startswith(":")
-        start = int(lane[2] if internal else lane[1]) * self._quarter - internal * JUNCTIONS / QUARTERS
-        return float(start + self._sumo.vehicle.getLanePosition(car) - self._turn) % (QUARTERS * self._quarter)
+            shown = ["--start", "--quit-on-end", "--delay", "50"] if self._backend == "sumo-gui" else []
+            label = f"session-{id(self)}"
+            traci.start([_program(self._backend), *flags, *shown], label=label)
+            self.api = traci.getConnection(label)
+            self._close = weakref.finalize(self, partial(_close_connection, self.api))
+        self._started = True
+
+    def step(self) -> None:
+        """Advance by one step of the simulation.
+
+        Raises:
+            SimulationError: SUMO gives up, or has gone.
+        """
+        try:
+            self.api.simulationStep()
+        except self._failures() as error:
+            raise SimulationError(f"SUMO stopped in mid-episode: {error}") from error
+
+    def close(self) -> None:
+        """End the simulation; ``load`` starts another one."""
+        if hasattr(self, "_close"):
+            self._close()
+        self._started = False
+
+    def _failures(self) -> tuple[type[Exception], ...]:
+        if self._backend == "libsumo":
+            import libsumo
+
+            return libsumo.TraCIException, libsumo.FatalTraCIError
+        import traci
+
+        return traci.TraCIException, traci.FatalTraCIError, ConnectionError
 
 
-def _close(_: object) -> None:
+def _close_library() -> None:
     import libsumo
 
+    global _running
+    _running = None
     if libsumo.isLoaded():
         libsumo.close()
 
 
-def _clear_of_joints(position: np.ndarray, quarter: float) -> float:
-    """By how much to turn the ring so that every car starts well on an edge: none can start on a joint."""
-    turns = np.linspace(0, quarter, 1000)
-    along = (position + turns[:, None]) % quarter
-    return float(turns[np.minimum(along, quarter - JUNCTIONS / QUARTERS - along).min(axis=1).argmax()])
+def _close_connection(connection: Any) -> None:
+    import traci
 
-
-def _network(quarter: float) -> str:
-    """Edges ``e0 .. e3`` in a square, each entered by a joint of 0.1 m at the nodes ``n0 .. n3``."""
-    parts = []
-    for here, (x, y) in enumerate(((0, 0), (100, 0), (100, 100), (0, 100))):
-        there, edge = (here + 1) % QUARTERS, quarter - JUNCTIONS / QUARTERS
-        lane = f'index="0" speed="{TOP_SPEED}" shape="{x},{y} {x + 1},{y + 1}"'
-        parts += [
-            f'<edge id=":n{here}_0" function="internal">'
-            f'<lane id=":n{here}_0_0" length="{JUNCTIONS / QUARTERS}" {lane}/></edge>',
-            f'<edge id="e{here}" from="n{here}" to="n{there}"><lane id="e{here}_0" length="{edge!r}" {lane}/></edge>',
-        ]
-    for here in range(QUARTERS):
-        before = (here - 1) % QUARTERS
-        parts.append(
-            f'<junction id="n{here}" type="priority" x="0" y="0" incLanes="e{before}_0" intLanes=":n{here}_0_0">'
-            '<request index="0" response="0" foes="0" cont="0"/></junction>'
-        )
-    for here in range(QUARTERS):
-        before = (here - 1) % QUARTERS
-        straight = f'to="e{here}" fromLane="0" toLane="0" dir="s" state="M"'
-        parts.append(f'<connection from="e{before}" via=":n{here}_0_0" {straight}/>')
-        parts.append(f'<connection from=":n{here}_0" {straight}/>')
-    return "\n".join(['<net version="1.20">', *parts, "</net>"])
-
-
-def _demand(human: np.ndarray, position: np.ndarray, quarter: float) -> str:
-    """Both types of cars, a route of many laps from each edge, and every car where it starts."""
-    parts = [_type("learning", SAFE), _type("human", HUMAN)]
-    for first in range(QUARTERS):
-        edges = " ".join(f"e{(first + k) % QUARTERS}" for k in range(QUARTERS * LAPS))
-        parts.append(f'<route id="from{first}" edges="{edges}"/>')
-    for car, (drives, x) in enumerate(zip(human, position, strict=True)):
-        first = int(x // quarter)
-        parts.append(
-            f'<vehicle id="{car}" type="{"human" if drives else "learning"}" route="from{first}" depart="0" '
-            f'departLane="0" departPos="{float(x - first * quarter)!r}" departSpeed="0"/>'
-        )
-    return "\n".join(["<routes>", *parts, "</routes>"])
-
-
-def _type(name: str, driver: Driver) -> str:
-    return (
-        f'<vType id="{name}" carFollowModel="IDM" length="{CAR_LENGTH}" maxSpeed="{TOP_SPEED}" speedDev="0" tau="1" '
-        f'accel="{driver.acceleration}" decel="{driver.braking}" minGap="{driver.least_gap}"/>'
-    )
+    with contextlib.suppress(traci.TraCIException, traci.FatalTraCIError, OSError):  # the program may have gone already
+        connection.close()

@@ -52,6 +52,7 @@ class Tabular:
     task = "tabular"
     warmup_steps = 0
     measures: Sequence[str] = ()
+    outcomes: Sequence[str] = ()
 
     def __init__(
         self,
@@ -163,6 +164,9 @@ class Tabular:
         """Restore what :meth:`state_dict` returned."""
         self._state, self._time, self._ended = (np.array(state[name]) for name in ("state", "time", "ended"))
         self._rng.bit_generator.state = state["rng"]
+
+    def close(self) -> None:
+        """Nothing runs outside of this object."""
 
 
 class _Rows:

@@ -9,15 +9,21 @@ import numpy as np
 from dmpo_theory.errors import require_memory
 
 
-def require_copies(task: str, batch: int, draws: Sequence[float] | None, bytes_each: int) -> np.ndarray | None:
-    """Check the number of copies, that they fit in memory, and that each has its draw in [0, 1); the draws ``[B]``."""
+def require_copies(
+    task: str, batch: int, draws: Sequence[float] | None, bytes_each: int, several: bool = False
+) -> np.ndarray | None:
+    """Check the number of copies, that they fit in memory, and that each has its draw in [0, 1); the draws ``[B]``.
+
+    With ``several`` a copy may have more than one draw, for its episodes: there are ``[k B]``.
+    """
     if batch < 1:
         raise ValueError(f"batch = {batch}; at least one copy is needed")
     require_memory(bytes_each * batch, f"{task} in {batch} copies", "give fewer copies")
     if draws is None:
         return None
-    if len(draws) != batch:
-        raise ValueError(f"{len(draws)} draws for batch = {batch}; give one per copy")
+    if len(draws) != batch and not (several and len(draws) and len(draws) % batch == 0):
+        wanted = "the same number for each copy" if several else "one per copy"
+        raise ValueError(f"{len(draws)} draws for batch = {batch}; give {wanted}")
     array = np.asarray(draws, dtype=float)
     if (bad := ~((array >= 0) & (array < 1))).any():
         raise ValueError(f"draw {array[bad][0]} is out of range; draws are numbers in [0, 1)")

@@ -25,6 +25,10 @@ VARIANTS = [
     ("ring", {}),
     ("ring", {"observation": "local", "start": "bunched"}),
     ("ring", {"humans": 19, "warmup": 40}),
+    ("eight", {"collision_rule": "ignore"}),
+    ("eight", {"observation": "local", "graph": "conflict", "warmup": 20}),
+    ("atsc", {"num_seconds": 150, "observation": "wave_and_phase"}),
+    ("atsc", {"num_seconds": 150, "reward_fn": "queue", "lanes": "by_link", "min_green": 10}),
     ("tabular", {}),
     ("tabular", {"mdp": UNEQUAL, "horizon": 50}),
 ]
@@ -208,9 +212,18 @@ def test_every_task_has_controllers_that_act_within_its_space(task):
         env.step(action)
 
 
-def soak(task, batch, steps, resets):
+SIMULATED = ("eight", "atsc")
+
+
+def memory():
+    """Of this process and its workers, in MiB."""
+    processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
+    return sum(process.memory_info().rss for process in processes) / 2**20
+
+
+def soak(task, batch, steps, resets, **options):
     """Memory in MiB after a tenth of the work and after all of it."""
-    env, rng = make_env(task, batch), np.random.default_rng(0)
+    env, rng = make_env(task, batch, **options), np.random.default_rng(0)
     used, obs, count = [], env.reset(rng), 0
     for part in range(10):
         for _ in range(resets // 10):
@@ -220,13 +233,22 @@ def soak(task, batch, steps, resets):
             count += env.batch
             if (ended := terminated | truncated).any():
                 obs = env.reset(rng, ended)
-        used.append(psutil.Process().memory_info().rss / 2**20)
+        used.append(memory())
     assert np.isfinite(obs).all()
+    env.close()
     return used[0], used[-1]
 
 
 @pytest.mark.parametrize("batch", [16, pytest.param(1, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("task", ENVIRONMENTS)
+@pytest.mark.parametrize("task", sorted(ENVIRONMENTS.keys() - set(SIMULATED)))
 def test_a_thousand_resets_and_two_hundred_thousand_steps_leak_nothing(task, batch):
     early, late = soak(task, batch, steps=200_000, resets=1000)
     assert late - early < 4, f"{early:.1f} MiB after a tenth, {late:.1f} MiB after all"
+
+
+@pytest.mark.parametrize("task", SIMULATED)
+def test_simulators_leak_nothing_over_episodes(task):
+    pytest.importorskip("libsumo")
+    options = {"num_seconds": 100} if task == "atsc" else {"collision_rule": "ignore"}
+    early, late = soak(task, 2, steps=4000, resets=40, **options)
+    assert late - early < 12, f"{early:.1f} MiB after a tenth, {late:.1f} MiB after all"

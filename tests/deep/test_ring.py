@@ -221,7 +221,7 @@ def test_simulator_agrees_on_random_actions():
 @pytest.mark.parametrize("length", [230, 260])
 def test_simulator_has_the_same_waves(length):
     pytest.importorskip("libsumo")
-    from dmpo_deep.envs.sumo import SumoRing
+    from dmpo_deep.envs.ring_sumo import SumoRing
 
     road, none = SumoRing(np.ones(CARS, dtype=bool)), np.array([], dtype=int)
     circumference = length + JUNCTIONS
@@ -236,7 +236,7 @@ def test_simulator_is_one_to_a_process_and_has_no_noise():
     first = make_env("ring", 1, backend="sumo")
     first.reset(np.random.default_rng(0))
     first.reset(np.random.default_rng(1))
-    with pytest.raises(RuntimeError, match="another ring runs in SUMO in this process"):
+    with pytest.raises(RuntimeError, match="another simulation runs in this process"):
         make_env("ring", 1, backend="sumo").reset(np.random.default_rng(0))
     with pytest.raises(RuntimeError, match="use backend='numpy'"):
         first.state_dict()

@@ -1,0 +1,307 @@
+"""Simulations in processes of their own: copies side by side, and a simulator that dies or hangs takes nobody along.
+
+A worker serves one copy. What a simulation answers is a *frame*, a vector of numbers; the environment makes
+observations and rewards of it. A worker that is killed, crashes or does not answer in time is replaced, and its episode
+is played again from the start up to where it stood: the seed and the actions so far determine it bit for bit. The same
+makes states that can be saved, of a simulator that cannot save them exactly.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import pickle
+import shutil
+import signal
+import tempfile
+import time
+import warnings
+import weakref
+from collections.abc import Callable, Mapping
+from functools import partial
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from dmpo_deep.envs.sumo import SimulationError
+
+TIMEOUT = 50.0
+"""Seconds that a worker may take for one step or reset before it counts as hung."""
+ATTEMPTS = 2
+"""How often an episode that broke is played again before it is given up."""
+
+
+class Simulation(Protocol):
+    """One copy of a simulated task."""
+
+    def start(self, seed: float) -> np.ndarray:
+        """Begin the episode that ``seed``, in [0, 1), stands for; the frame ``[m]``."""
+
+    def step(self, action: np.ndarray) -> np.ndarray:
+        """One step of the task with the actions ``[n, ...]`` of all agents; the frame ``[m]``."""
+
+    def close(self) -> None:
+        """End the simulation."""
+
+
+Request = tuple[str, Any]
+"""``("start", seed)`` or ``("step", action)``."""
+Maker = Callable[[Path], Simulation]
+"""A simulation from a folder for its files; must survive pickling, as a class or a partial of one does."""
+
+
+class Lost(Exception):
+    """A worker has died or hangs."""
+
+
+class Fleet:
+    """``batch`` simulations at once.
+
+    Args:
+        make: makes each simulation.
+        batch: how many.
+        width: ``m``, the length of a frame.
+        isolated: each in a process of its own; without, one in this process, which is faster and unprotected.
+        timeout: seconds for a step until a silent worker counts as hung.
+    """
+
+    def __init__(self, make: Maker, batch: int, width: int, isolated: bool = True, timeout: float = TIMEOUT) -> None:
+        if not isolated and batch > 1:
+            raise ValueError(
+                f"batch = {batch} with isolated = False; SUMO has room for one simulation in a process, so give "
+                "batch = 1, or leave out isolated=False"
+            )
+        self.isolated, self.timeout = isolated, timeout
+        self._make = make
+        self._copies: list[Worker | Local | None] = [None] * batch
+        self._seeds = np.full(batch, np.nan)
+        self._actions: list[list[np.ndarray]] = [[] for _ in range(batch)]
+        self._frames = np.zeros((batch, width))
+        self._folder: Path | None = None
+        self._remove: Callable[[], object] = bool
+
+    def start(self, seeds: np.ndarray, where: np.ndarray) -> np.ndarray:
+        """Begin episodes ``seeds [k]`` of the ``k`` copies marked in ``where [B]``; frames ``[B, m]`` of all."""
+        copies = np.flatnonzero(where).tolist()
+        for copy, seed in zip(copies, seeds.tolist(), strict=True):
+            self._seeds[copy], self._actions[copy] = seed, []
+        self._ask({copy: ("start", float(self._seeds[copy])) for copy in copies})
+        return self._frames.copy()
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """One step with ``action [B, n, ...]``; frames ``[B, m]``, and which copies ``[B]`` had to be given up.
+
+        A copy that is given up keeps its last frame and must be started anew.
+        """
+        action = action.copy()
+        for past, now in zip(self._actions, action, strict=True):
+            past.append(now)
+        lost = np.zeros(len(action), dtype=bool)
+        lost[self._ask({copy: ("step", now) for copy, now in enumerate(action)})] = True
+        return self._frames.copy(), lost
+
+    def _ask(self, requests: Mapping[int, Request]) -> list[int]:
+        """Send all requests, then collect all answers; the copies that failed for good."""
+        lost: dict[int, str] = {}
+        try:
+            for copy, request in requests.items():
+                try:
+                    self._serving(copy, request).send(request)
+                except Lost as failure:
+                    lost[copy] = str(failure)
+            sent = time.monotonic()
+            for copy, request in requests.items():
+                if copy not in lost:
+                    try:
+                        self._frames[copy] = self._serving(copy).receive(sent + self._patience(request))
+                    except Lost as failure:
+                        lost[copy] = str(failure)
+            return [copy for copy, failure in lost.items() if not self._recovers(copy, failure)]
+        except BaseException:
+            self.close()  # answers may be outstanding
+            raise
+
+    def _recovers(self, copy: int, failure: str) -> bool:
+        """Whether the episode of ``copy``, whose worker was lost, could be played again to where it stood."""
+        at = f"copy {copy} at step {len(self._actions[copy])} of its episode"
+        for _ in range(ATTEMPTS):
+            warnings.warn(f"{at}: {failure}; its episode is played again in a new worker", RuntimeWarning, stacklevel=5)
+            try:
+                self._replay(copy)
+                return True
+            except Lost as again:
+                failure = str(again)
+        self._drop(copy)
+        if not self._actions[copy]:
+            raise SimulationError(f"{at}: {failure}, {ATTEMPTS + 1} times; the simulation does not start")
+        warnings.warn(
+            f"{at}: {failure}, {ATTEMPTS + 1} times; the episode ends here, as if by the time limit",
+            RuntimeWarning,
+            stacklevel=5,
+        )
+        return False
+
+    def _replay(self, copy: int) -> None:
+        self._drop(copy)
+        for request in (("start", float(self._seeds[copy])), *(("step", action) for action in self._actions[copy])):
+            self._serving(copy, request).send(request)
+            self._frames[copy] = self._serving(copy).receive(time.monotonic() + self._patience(request))
+
+    def _patience(self, request: Request) -> float:
+        return self.timeout if request[0] == "step" else max(self.timeout, TIMEOUT)
+
+    def _serving(self, copy: int, request: Request | None = None) -> Worker | Local:
+        """Whoever serves a copy; anew where there is nobody."""
+        if (found := self._copies[copy]) is None:
+            if request is not None and request[0] != "start":
+                raise Lost("the simulation was closed")
+            if self._folder is None:
+                self._folder = Path(tempfile.mkdtemp(prefix="dmpo-sumo-"))
+                self._remove = weakref.finalize(self, partial(shutil.rmtree, self._folder, ignore_errors=True))
+            folder = self._folder / str(copy)
+            folder.mkdir(parents=True, exist_ok=True)
+            found = self._copies[copy] = (Worker if self.isolated else Local)(self._make, folder)
+        return found
+
+    def _drop(self, copy: int) -> None:
+        if (worker := self._copies[copy]) is not None:
+            worker.close()
+        self._copies[copy] = None
+
+    def close(self) -> None:
+        """End all simulations and remove their files; the next start begins anew."""
+        for copy in range(len(self._copies)):
+            self._drop(copy)
+        self._remove()
+        self._folder = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Seeds and actions so far: what determines the state."""
+        return {"seeds": self._seeds.copy(), "actions": [np.array(past) for past in self._actions]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> np.ndarray:
+        """Play the episodes again up to where they stood; frames ``[B, m]``."""
+        self._seeds = np.array(state["seeds"])
+        self._actions = [list(past) for past in state["actions"]]
+        started = np.flatnonzero(~np.isnan(self._seeds)).tolist()
+        for copy in started:
+            try:
+                self._replay(copy)
+            except Lost as failure:
+                self._recovers(copy, str(failure))
+        return self._frames.copy()
+
+
+class Worker:
+    """A simulation in a process of its own."""
+
+    def __init__(self, make: Maker, folder: Path) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        self.process = context.Process(target=_serve, args=(theirs, make, folder), daemon=True)
+        self.process.start()
+        theirs.close()
+        self._close = weakref.finalize(self, _end, self.process, self._connection)
+
+    def send(self, request: Request) -> None:
+        """Pass a request on.
+
+        Raises:
+            Lost: the process has ended.
+        """
+        try:
+            self._connection.send_bytes(pickle.dumps(request))
+        except OSError as error:
+            raise Lost(f"worker {self.process.pid} is gone") from error
+
+    def receive(self, deadline: float) -> np.ndarray:
+        """The answer to the request sent last; ``deadline`` is a time of ``time.monotonic``.
+
+        Raises:
+            Lost: the process has ended, is too slow, or its simulator failed in mid-episode.
+            Exception: what else the simulation raised.
+        """
+        try:
+            if not self._connection.poll(max(deadline - time.monotonic(), 0)):
+                self.process.kill()
+                raise Lost(f"worker {self.process.pid} does not answer")
+            answer = pickle.loads(self._connection.recv_bytes())
+        except (OSError, EOFError) as error:
+            self.process.join(1)
+            status = self.process.exitcode
+            raise Lost(
+                f"worker {self.process.pid} died (exit status {status})"
+                + ("" if status != 1 else "; a script that makes environments needs if __name__ == '__main__':")
+            ) from error
+        if isinstance(answer, Exception):
+            raise answer
+        frame: np.ndarray = answer
+        return frame
+
+    def close(self) -> None:
+        """End the process."""
+        self._close()
+
+
+class Local:
+    """The same in this process."""
+
+    def __init__(self, make: Maker, folder: Path) -> None:
+        self._simulation = make(folder)
+
+    def send(self, request: Request) -> None:
+        """Keep the request."""
+        self._request = request
+
+    def receive(self, deadline: float) -> np.ndarray:
+        """Serve it; there is nobody to watch the ``deadline``."""
+        return _answer(self._simulation, self._request)
+
+    def close(self) -> None:
+        """End the simulation."""
+        self._simulation.close()
+
+
+def _answer(simulation: Simulation, request: Request) -> np.ndarray:
+    name, argument = request
+    if name == "start":
+        return simulation.start(argument)
+    try:
+        return simulation.step(argument)
+    except SimulationError as error:
+        raise Lost(str(error)) from error
+
+
+def _serve(connection: Connection, make: Maker, folder: Path) -> None:
+    """A worker's life: answer requests until the other end is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the other end decides what Ctrl-C means
+    simulation: Simulation | None = None
+    try:
+        while True:
+            request = pickle.loads(connection.recv_bytes())
+            try:
+                simulation = simulation or make(folder)
+                answer: Any = _answer(simulation, request)
+            except Exception as error:
+                answer = error
+            connection.send_bytes(pickle.dumps(answer))
+    except (EOFError, OSError):
+        pass
+    finally:
+        if simulation is not None:
+            simulation.close()
+        shutil.rmtree(folder, ignore_errors=True)  # the other end may be gone for good
+        with contextlib.suppress(OSError):
+            folder.parent.rmdir()
+
+
+def _end(process: BaseProcess, connection: Connection) -> None:
+    connection.close()
+    process.join(2)
+    if process.is_alive():
+        process.kill()
+        process.join()
+    process.close()

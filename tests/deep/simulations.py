@@ -1,0 +1,47 @@
+"""Simulations without SUMO, to test what their processes do; at module level, so that workers can be sent them."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+
+from dmpo_deep.envs.sumo import SimulationError
+
+
+class Counter:
+    """Frames are the seed, the steps so far, the sum of all actions, and the process."""
+
+    def __init__(self, folder: Path, trouble: str = "", at: int = -1, always: bool = False) -> None:
+        self.folder, self.trouble, self.at, self.always = folder, trouble, at, always
+        (folder / "file").write_text("x")
+
+    def start(self, seed):
+        self.seed, self.steps, self.total = seed, 0, 0.0
+        return self.frame()
+
+    def frame(self):
+        return np.array([self.seed, self.steps, self.total, os.getpid()])
+
+    def step(self, action):
+        if self.steps == self.at and (self.always or not self.once()):
+            if self.trouble == "dies":
+                os.kill(os.getpid(), signal.SIGKILL)
+            if self.trouble == "hangs":
+                time.sleep(1000)
+            if self.trouble == "fails":
+                raise SimulationError("vehicle 'a' has no valid route")
+            raise ValueError("a mistake of the user")
+        self.steps, self.total = self.steps + 1, self.total + float(action.sum())
+        return self.frame()
+
+    def once(self):
+        """Whether it happened before, in this process or another."""
+        mark = self.folder.parent / f"trouble-{self.folder.name}"
+        happened = mark.exists()
+        mark.touch()
+        return happened
+
+    def close(self):
+        pass
