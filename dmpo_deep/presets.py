@@ -160,6 +160,7 @@ _TABULAR_TUNED: Mapping[str, OnPolicy] = {
         model_horizon=10,
         recent=2000,
     ),
+    "dmpo-true-model": TrueModelPreset(**_TABULAR_PPO, branches=400, model_horizon=10, recent=2000),
     "dppo": Preset(**_TABULAR_PPO),
     "cppo": Preset(**_TABULAR_PPO, kappa_critic=math.inf),
     "ic3net": RecurrentPreset(**_TABULAR, width=32, lr=3e-3),

@@ -11,7 +11,7 @@ import csv
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -111,7 +111,7 @@ def learn(
         tell: called with the environment steps after each epoch.
     """
     require_memoryless(algo)
-    preset = override(get_preset("tabular", algo), changes or {})
+    preset = replace(override(get_preset("tabular", algo), changes or {}), environment=options)
     env = make_env("tabular", preset.copies, gamma=preset.gamma, **options)
     assert isinstance(env, Tabular)
     learner = ALGORITHMS[algo](env, preset, seed)

@@ -107,7 +107,7 @@ def _radii(text: str) -> list[int]:
 def gap(
     out: Path = Path("runs/gap"),
     graphs: str = "ring:6,star:5,erdos-renyi:6",
-    algos: str = "dmpo,dppo",
+    algos: str = "dmpo,dmpo-true-model,dppo,cppo,ia2c",
     seeds: int = 5,
     steps: int = 8_000,
     every: int = 400,
