@@ -1,4 +1,4 @@
-"""Section III-A: the return, and how large it can be: by local policies, by own-state policies, with all known to all.
+"""Section III-A: the return, and how large it can be, by local policies, by own-state policies, with all known to all.
 
 The return is ``J = E_{s(0)} (1/n) sum_i V_i``, uniform over joint states. Ascent on exact gradients, or on exact
 truncated ones, is the noise-free limit of what a learner does. The largest return of one controller that sees and
@@ -136,10 +136,10 @@ def best_local(
 
 
 def best_own_state(mdp: NetworkedMDP) -> tuple[float, LocalPolicy]:
-    """The largest ``J`` of policies that read their own state only, by enumeration, and one that attains it.
+    """The largest ``J`` of deterministic policies that read their own state only, by enumeration, and one with it.
 
-    ``J`` is linear-fractional in each row of a policy, so that no randomised policy does better than the best
-    deterministic one.
+    It bounds no randomised policy: who does not see the joint state can gain by drawing lots (Singh, Jaakkola and
+    Jordan 1994).
 
     Raises:
         ValueError: there are more than :data:`MOST_POLICIES` deterministic ones.

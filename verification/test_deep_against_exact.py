@@ -30,7 +30,7 @@ from dmpo_theory.mdp import LocalPolicy, NetworkedMDP
 UNEQUAL = Path(__file__).parents[1] / "tests" / "data" / "unequal.instance.json"
 
 
-def drawn(family: str, n: int, radius: int = 1, **options: float) -> tuple[NetworkedMDP, LocalPolicy]:
+def drawn(family: str, n: int, radius: int = 1, **options: object) -> tuple[NetworkedMDP, LocalPolicy]:
     mdp = random_mdp(named_graph(family, n, 0), rng=1, radius=radius, **options)  # type: ignore[arg-type]
     return mdp, random_policy(mdp, rng=2)
 
@@ -52,6 +52,14 @@ SLOW: dict[str, tuple[Case, tuple[int, ...]]] = {
     "path": (lambda: drawn("path", 5, n_states=3), (0, 1, 2)),
     "far-reading": (lambda: drawn("path", 5, radius=2), (0, 1, 2)),
     "patient": (lambda: drawn("ring", 5, gamma=0.99), (1,)),
+}
+EDGES: dict[str, Case] = {
+    "one state, one action": lambda: drawn("path", 3, n_states=[2, 1, 2], n_actions=[2, 1, 2]),
+    "constant rewards": lambda: drawn("path", 3, reward_range=(0.3, 0.3)),
+    "large rewards": lambda: drawn("path", 3, reward_range=(999.99, 1000.0)),
+    "nothing to decide": lambda: drawn("path", 3, n_actions=1),
+    "no future": lambda: drawn("path", 3, gamma=0.0),
+    "certain": lambda: noisy_relay(4, noise=0.0),
 }
 Learned = Callable[[Report], None]
 
@@ -81,6 +89,16 @@ def test_the_learner_computes_what_it_should(case: str, seed: int, learned: Lear
     report = run(Setting(*make(), seed=seed), kappas)
     learned(report)
     assert {f.level for f in report.findings} == {LEVEL}
+    assert not report.failed, report.failed
+
+
+@pytest.mark.parametrize("edge", EDGES)
+@one_thread()
+def test_rounding_and_what_is_certain_are_no_mistakes(edge: str, seed: int) -> None:
+    setting, report = Setting(*EDGES[edge](), seed=seed, copies=500), Report()
+    for stage in stages(setting, [1], report):
+        if stage.startswith("models") and edge != "certain":
+            break
     assert not report.failed, report.failed
 
 

@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dmpo_deep import model, ppo, rollout
+from dmpo_deep import model, ppo
 from dmpo_deep.check.setting import Setting
+from dmpo_deep.nets import LocalNets
 from dmpo_deep.ppo import Agents
 from dmpo_deep.rollout import Trajectory
 from dmpo_theory.graph import AgentGraph
@@ -74,7 +75,7 @@ def _patched(owner: object, name: str, wrong: object) -> Callable[[Setting], Ite
     return make
 
 
-_lambda_return, _rollout = ppo.lambda_return, rollout.rollout
+_lambda_return, _agents_first, _gather = ppo.lambda_return, ppo.agents_first, LocalNets.gather
 
 
 def _undiscounted_end(reward, next_value, terminated, truncated, gamma, lam):  # type: ignore[no-untyped-def]
@@ -88,6 +89,18 @@ def _undiscounted_end(reward, next_value, terminated, truncated, gamma, lam):  #
 def _cut_is_end(reward, next_value, terminated, truncated, gamma, lam):  # type: ignore[no-untyped-def]
     """A cut episode is taken for one that has ended: nothing is bootstrapped through it."""
     return _lambda_return(reward, next_value, terminated | truncated, truncated, gamma, lam)
+
+
+def _leaking(nets: LocalNets, obs: Tensor) -> Tensor:
+    """What each agent hears, with a trace of everybody in it."""
+    heard = _gather(nets, obs)
+    return heard + 0.1 * obs.flatten(end_dim=-3).sum(dim=1).repeat(1, heard.shape[-1] // obs.shape[-1])
+
+
+def _one_sample_late(x: Tensor) -> Tensor:
+    """Samples of integers, which actions are, one place off."""
+    right = _agents_first(x)
+    return right if x.is_floating_point() else right.roll(1, dims=1)
 
 
 def _most_probable(probability: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -133,6 +146,16 @@ BUGS = {
         _patched(ppo, "lambda_return", _cut_is_end),
     ),
     "matrix-power": Bug("neighbourhoods by a power of the adjacency matrix", "tabular critic", _matrix_power),
+    "leak": Bug(
+        "inputs of networks carry a trace of agents far away",
+        "locality",
+        _patched(LocalNets, "gather", _leaking),
+    ),
+    "late-actions": Bug(
+        "an update pairs each sample with the action of the one before",
+        "policy update",
+        _patched(ppo, "agents_first", _one_sample_late),
+    ),
     "certain-model": Bug(
         "model rollouts take the most probable state",
         "model rollouts",

@@ -7,18 +7,18 @@ against the exact gradient of all agents' return.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from dmpo_deep.check.critic import Fit
 from dmpo_deep.check.setting import Setting, by_copy, states_heard
-from dmpo_deep.check.statistics import FEW, Finding, half_width, mean_is_zero
+from dmpo_deep.check.statistics import FEW, Finding, half_width, mean_is_zero, no_deviation
 from dmpo_deep.check.tables import LocalTables, on_joint, seen_part, widened
 from dmpo_deep.ppo import Agents, clipped_loss
 from dmpo_deep.rollout import Trajectory
-from dmpo_theory.bootstrap import advantage_continuation
+from dmpo_theory.bootstrap import advantage_continuation, states_of
 from dmpo_theory.bounds import BOUNDS
 from dmpo_theory.bounds import Setting as BoundSetting
 from dmpo_theory.gradient import expected_gradient, marginal, policy_gradient, state_gradient, truncated_gradient
@@ -97,12 +97,67 @@ def check_gradient(
         given = setting.extended(kappa) if critics is None else critics
         exact = expected(setting, policy, kappa, lam, given)
         name = f"{'exact' if critics is None else 'fitted'} critic, {f'GAE {lam:g}' if lam else 'TD'}"
+    often, names = _judged(setting, policy, data)
+    error = (sampled_gradient(agents, data) - exact)[:, often]
+    return mean_is_zero(f"policy gradient, {name}", f"kappa {kappa:g}", error, names, setting.level, setting.size)
+
+
+def check_update(setting: Setting, kappa: float, data: Trajectory) -> list[Finding]:
+    """One whole update by plain gradient descent, against the steps that it makes in expectation.
+
+    From exact conditional expectations the actors' tables move by the truncated gradient, and those of the critics
+    by twice their mean surprise, of which the target's expectation is known.
+    """
+    agents, policy = _agents(setting, kappa, 0.0)
+    agents.preset = replace(agents.preset, updates=1, minibatches=1)
+    critics = setting.extended(kappa)
+    put(agents, setting, critics)
+    actor, critic = _tables(agents)
+    gain, far = setting.target
+    surprise = gain + critics @ far.T - critics
+    expected_step = np.zeros(critic.table.shape[:2])
+    for i, members in enumerate(critic.members):
+        sums = np.bincount(states_of(setting.mdp, members), weights=setting.law * surprise[i])
+        expected_step[i, : len(sums)] = 2 * sums
+    slopes, scores = sampled_gradient(agents, data), 2 * sampled_surprise(agents, data)
+    agents.actor_optimizer = torch.optim.SGD(agents.actor.parameters(), lr=1.0)  # type: ignore[assignment]
+    agents.critic_optimizer = torch.optim.SGD(agents.critic.parameters(), lr=1.0)  # type: ignore[assignment]
+    before = [nets.table.detach().double().numpy().copy() for nets in (actor, critic)]
+    agents.update(data, np.random.default_rng([setting.seed, 11]))
+    moved = [nets.table.detach().double().numpy() - old for nets, old in zip((actor, critic), before, strict=True)]
+    often, names = _judged(setting, policy, data)
+    visited = scores.std(axis=0) > 0
+    seen = [f"agent {i}, state {u} of what it hears" for i, u in np.argwhere(visited)]
+    about, count = f"kappa {kappa:g}", len(slopes)
+    found = []
+    for name, error, samples, labels in (
+        ("policy update", (moved[0] - truncated(setting, policy, kappa))[often], slopes[:, often], names),
+        ("critic update", (moved[1][..., 0] - expected_step)[visited], scores[:, visited], seen),
+    ):
+        spread = samples.std(axis=0, ddof=1) / np.sqrt(count)
+        # Tables of logits are large numbers in single precision: the difference of two is rounded to their size.
+        scale = max(setting.size, float(np.abs(before[0]).max() if name == "policy update" else 0.0))
+        found.append(no_deviation(name, about, error, spread, count - 1, labels, setting.level, scale))
+    return found
+
+
+def sampled_surprise(agents: Agents, data: Trajectory) -> Array:
+    """``mean_t 1{u_t = u} (target_t - V(u))`` of every copy, ``[B, n, L]``."""
+    tables: LocalTables = agents.critic  # type: ignore[assignment]
+    surprise = agents.estimates(data)[0] - agents.values(torch.from_numpy(data.obs))
+    return by_copy(surprise.numpy(), states_heard(tables, data), tables.table.shape[1])
+
+
+def _judged(setting: Setting, policy: LocalPolicy, data: Trajectory) -> tuple[np.ndarray, list[str]]:
+    """Which entries of ``[n, L, A]`` the data hold enough of, and their names."""
     acts = [table.reshape(-1, table.shape[-1]) for table in policy.table]
     masses = [marginal(setting.law, read, setting.mdp.n_states) for read in policy.parents]
     often = padded([m[:, None] * p * (1 - p) for m, p in zip(masses, acts, strict=True)]) * data.step.size >= FEW
-    names = [f"agent {i}, state {u} of what it hears, action {a}" for i, u, a in np.argwhere(often)]
-    error = (sampled_gradient(agents, data) - exact)[:, often]
-    return mean_is_zero(f"policy gradient, {name}", f"kappa {kappa:g}", error, names, setting.level)
+    return often, [f"agent {i}, state {u} of what it hears, action {a}" for i, u, a in np.argwhere(often)]
+
+
+def _tables(agents: Agents) -> tuple[LocalTables, LocalTables]:
+    return agents.actor.net, agents.critic  # type: ignore[return-value]
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,7 @@ class Levels:
     uniform: float
     """Of uniform play."""
     own_state: float | None
-    """Largest of policies that read their own state only, by enumeration; None where that is too long."""
+    """Largest of deterministic policies that read their own state only, by enumeration; None where that is too long."""
     local: float
     """Best of :data:`STARTS` exact ascents over policies that read their neighbours: reached, but no bound."""
     central: float
@@ -62,7 +62,7 @@ class Levels:
 
     def share(self, value: Any) -> Any:
         """The share of the gap from uniform play to the best local policy that is left at a return."""
-        return (self.local - value) / (self.local - self.uniform)
+        return (self.local - value) / max(self.local - self.uniform, 1e-12)
 
 
 def levels(mdp: NetworkedMDP, seed: int, tell: Callable[[], object] = lambda: None) -> Levels:
@@ -207,7 +207,7 @@ def write(graphs: Sequence[str], algos: Sequence[str], seeds: Sequence[int], fol
         if level.own_state is not None:
             for panel in (left, right):
                 own = max(level.share(level.own_state), FLOOR)
-                panel.axhline(own, color="0.35", lw=0.8, ls="--", label="best own-state policy")
+                panel.axhline(own, color="0.35", lw=0.8, ls="--", label="best deterministic own-state policy")
         left.set_ylabel(f"{name}: share of the gap left", fontsize=8)
         table.append(final)
     for panel in axes[-1]:

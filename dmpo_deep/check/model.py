@@ -13,8 +13,9 @@ import torch
 
 from dmpo_deep.buffer import TransitionBuffer
 from dmpo_deep.check.setting import Setting, by_copy, states_heard
-from dmpo_deep.check.statistics import FEW, Finding, mean_is_zero, no_deviation
+from dmpo_deep.check.statistics import FEW, Finding, mean_is_zero, no_deviation, within
 from dmpo_deep.check.tables import LocalTables, heard_by, local_observations
+from dmpo_deep.local_model import SMALLEST_SCALE
 from dmpo_deep.model import CategoricalModel, local_model
 from dmpo_deep.rollout import Trajectory
 from dmpo_theory.bootstrap import states_of
@@ -26,22 +27,34 @@ a fraction of the sampling error, however many there are."""
 STEPS, BATCH = 300, 1024
 REWARD_TOLERANCE = 0.02
 """Largest error of the mean reward, in units of the agent's range of rewards."""
+IMPOSSIBLE = 0.05
+"""Largest probability that a fitted network may give to what never happens."""
 
 
 def check_model(setting: Setting, kappa: float, data: Trajectory) -> list[Finding]:
-    """Frequencies of next states, the model fitted to them, and its rewards, against exact ones."""
+    """Frequencies of next states, the model fitted to them, and its rewards, against exact ones.
+
+    Rewards and impossible transitions are held to a tolerance: there is no chance in them.
+    """
     mdp = setting.mdp
     model = fitted_model(setting, kappa, data)
     tables = LocalTables(model.net, mdp.n_states)
     where = states_heard(tables, data) * max(mdp.n_actions) + data.action
     size = tables.table.shape[1] * max(mdp.n_actions)
     following = data.next_obs.argmax(axis=-1)
-    scores, errors, masses, names, off = [], [], [], [], []
+    scores, errors, masses, names = [], [], [], []
+    off, impossible = list[tuple[float, float, str]](), list[tuple[float, float, str]]()
     for i, members in enumerate(heard_by(model.net)):
         exact, mass, reward = best_model(setting, i, members)
         said, paid = _said(model, setting, i, members)
-        span = max(float(np.ptp(mdp.reward[i])), np.finfo(float).tiny)
-        off.append(np.abs(paid - reward)[mass * data.step.size >= FEW].max() / span)
+        span = max(float(np.ptp(mdp.reward[i])), SMALLEST_SCALE, 1e-3 * float(np.abs(mdp.reward[i]).max()))
+        judged = mass * data.step.size >= FEW
+        off.append((float(np.abs(paid - reward)[judged].max(initial=0)), REWARD_TOLERANCE * span, f"agent {i}"))
+        cells = _own(where[..., i], mdp, i) * mdp.n_states[i] + following[..., i]
+        share = np.bincount(cells.reshape(-1), minlength=exact.size) / cells.size
+        never = (exact == 0) & judged[..., None]
+        impossible.append((float(share.reshape(exact.shape)[never].max(initial=0)), 0.0, f"transitions of agent {i}"))
+        impossible.append((float(said[never].max(initial=0)), IMPOSSIBLE, f"model of agent {i}"))
         for s in range(mdp.n_states[i] - 1 or 1):  # probabilities sum to 1
             surprise = (following[..., i] == s) - exact.reshape(-1, mdp.n_states[i])[_own(where[..., i], mdp, i), s]
             by = by_copy(surprise[..., None], where[..., [i]], size)[:, 0].reshape(len(surprise[0]), -1)
@@ -51,23 +64,14 @@ def check_model(setting: Setting, kappa: float, data: Trajectory) -> list[Findin
                 errors.append(said[u, a, s] - exact[u, a, s])
                 masses.append(mass[u, a])
                 names.append(f"agent {i}, state {u} of what it hears, action {a}, next state {s}")
-    samples, about = np.stack(scores, axis=1), f"kappa {kappa:g}"
+    samples, about = np.stack(scores, axis=1) if scores else np.zeros((len(data.obs[0]), 0)), f"kappa {kappa:g}"
     spread = samples.std(axis=0, ddof=1) / np.sqrt(len(samples)) / np.array(masses)
     beyond = np.maximum(np.abs(errors) - spread, 0)
-    worst = int(np.argmax(off))
     return [
-        mean_is_zero("transition frequencies", about, samples, names, setting.level),
-        no_deviation("network model", about, beyond, spread, len(samples) - 1, names, setting.level),
-        Finding(
-            "reward model",
-            about,
-            mdp.n,
-            float(off[worst] / REWARD_TOLERANCE),
-            float(off[worst] <= REWARD_TOLERANCE),
-            f"agent {worst}",
-            setting.level,
-            unit=f"{REWARD_TOLERANCE:.0%} of its range",
-        ),
+        mean_is_zero("transition frequencies", about, samples, names, setting.level, 1.0),
+        no_deviation("network model", about, beyond, spread, len(samples) - 1, names, setting.level, 1.0),
+        within("impossible transitions", about, impossible, setting.level, 0.0),
+        within("reward model", about, off, setting.level, 0.0),
     ]
 
 

@@ -104,24 +104,30 @@ def check_rollouts(
             target = agents.estimates(imagined)[0][0].double().numpy()  # at the branch: [branches, n]
             state = np.ravel_multi_index(tuple(imagined.obs[0].argmax(axis=-1).T), mdp.n_states)
             heard = agents.actor.net.gather(torch.from_numpy(imagined.obs[0][None]))[..., 0].numpy()
-            error, spread, names = _deviations(heard, target.T - mean[:, state])
-            findings.append(no_deviation("model rollouts", about, error, spread, FEW - 1, names, setting.level))
+            found = _deviations(heard, target.T - mean[:, state])
+            findings.append(no_deviation("model rollouts", about, *found, setting.level, setting.size))
             measured.append(RolloutError(weight, steps, float(wrong_by.max()), float(bounds.max())))
-        findings.append(within("bound on T-step targets", f"model error {weight:g}", pairs, setting.level))
+        findings.append(
+            within("bound on T-step targets", f"model error {weight:g}", pairs, setting.level, setting.size)
+        )
     return findings, measured
 
 
-def _deviations(heard: np.ndarray, off: Array) -> tuple[Array, Array, list[str]]:
-    """Means of ``off [n, N]`` by what each agent hears at the branch, ``heard [n, N]``: errors, standard errors, names.
+def _deviations(heard: np.ndarray, off: Array) -> tuple[Array, Array, int, list[str]]:
+    """Means of ``off [n, N]`` by what each agent hears at the branch, ``heard [n, N]``.
+
+    Returns:
+        Errors, standard errors, the least degrees of freedom among them, and names.
 
     By joint state there would be too few branches for a normal law.
     """
-    errors, spreads, names = [], [], []
+    errors, spreads, names, least = [], [], [], heard.shape[1]
     for i, (cells, row) in enumerate(zip(heard, off, strict=True)):
         for u, count in zip(*np.unique(cells, return_counts=True), strict=True):
-            if count >= 10 * FEW:
+            if count >= FEW:
+                least = min(least, int(count))
                 part = row[cells == u]
                 errors.append(part.mean())
-                spreads.append(part.std(ddof=1) / np.sqrt(count) + np.finfo(np.float32).eps * np.abs(part).max())
+                spreads.append(part.std(ddof=1) / np.sqrt(count))
                 names.append(f"agent {i}, state {u} of what it hears")
-    return np.array(errors), np.array(spreads), names
+    return np.array(errors), np.array(spreads), least - 1, names

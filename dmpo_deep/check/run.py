@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from dmpo_deep.check.critic import CriticError, check_critic, check_network, critic_error, fit
-from dmpo_deep.check.gradient import GradientError, check_gradient, gradient_error
+from dmpo_deep.check.gradient import GradientError, check_gradient, check_update, gradient_error
+from dmpo_deep.check.locality import check_locality
 from dmpo_deep.check.model import check_model
 from dmpo_deep.check.rollouts import RolloutError, check_rollouts
 from dmpo_deep.check.setting import Setting
@@ -19,8 +20,6 @@ from dmpo_deep.nets import one_thread
 
 LAMBDA = 0.95
 """Of the generalised advantages that are checked beside TD residuals."""
-MODEL_KAPPAS = 2
-"""Models are checked with radii below this: 0, which hears too little for most transitions, and 1."""
 
 
 @dataclass(eq=False)
@@ -43,9 +42,11 @@ def stages(setting: Setting, kappas: Sequence[int], report: Report) -> Iterator[
 
     Args:
         setting: MDP, frozen policy, sizes, level.
-        kappas: radii of critics and of the sum over neighbours.
+        kappas: radii of critics and of the sum over neighbours; the targets of model rollouts end with critics of the
+            first.
         report: what to fill.
     """
+    setting.require_memory()
     yield "data"
     data, more = setting.sample(0), setting.sample(1)
     for kappa in kappas:
@@ -60,9 +61,11 @@ def stages(setting: Setting, kappas: Sequence[int], report: Report) -> Iterator[
             check_gradient(setting, kappa, 0.0, more),
             check_gradient(setting, kappa, LAMBDA, more),
             check_gradient(setting, kappa, 0.0, more, fitted),
+            *check_update(setting, kappa, more),
         ]
         report.gradients.append(gradient_error(setting, kappa, found, more))
-    for kappa in range(MODEL_KAPPAS):
+    report.findings.append(check_locality(setting, kappas))
+    for kappa in model_kappas(setting):
         yield f"models, kappa {kappa}"
         report.findings += check_model(setting, kappa, data)
     yield "model rollouts"
@@ -70,9 +73,14 @@ def stages(setting: Setting, kappas: Sequence[int], report: Report) -> Iterator[
     report.findings += findings
 
 
-def number_of_stages(kappas: Sequence[int]) -> int:
+def model_kappas(setting: Setting) -> range:
+    """Radii of models: from 0, which hears too little for most transitions, to the transitions' own and 1 at least."""
+    return range(max(setting.mdp.radius, 1) + 1)
+
+
+def number_of_stages(setting: Setting, kappas: Sequence[int]) -> int:
     """How many stages there are."""
-    return 2 * len(kappas) + MODEL_KAPPAS + 2
+    return 2 * len(kappas) + len(model_kappas(setting)) + 2
 
 
 @one_thread()

@@ -10,7 +10,7 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from dmpo_deep.check.statistics import LEVEL
+from dmpo_deep.check.statistics import FEW, LEVEL
 from dmpo_deep.check.tables import LocalTables, logits_of, widened
 from dmpo_deep.envs.tabular import Tabular
 from dmpo_deep.hyperparameters import ModelPreset
@@ -45,11 +45,20 @@ class Setting:
 
     mdp: NetworkedMDP
     policy: LocalPolicy
-    copies: int = 2000
+    copies: int = 3000
     steps: int = 20
     seed: int = 0
     level: float = LEVEL
     make_agents: Callable[..., Agents] = Agents
+
+    def __post_init__(self) -> None:
+        if self.copies < 2 or self.steps < 1 or self.copies * self.steps < FEW:
+            raise ValueError(
+                f"{self.copies} copies of {self.steps} steps are too few data to judge anything; give at least 2 "
+                f"copies and {FEW} steps in all"
+            )
+        if not 0 < self.level < 1:
+            raise ValueError(f"level = {self.level} is no probability between 0 and 1; give for example 1e-4")
 
     @property
     def cut(self) -> float:
@@ -67,9 +76,13 @@ class Setting:
             kappa_policy=self.policy.radius,
         )
 
+    def preset_for(self, kappa: float, lam: float = 0.0) -> ModelPreset:
+        """The preset with critics and models of radius ``kappa`` and advantages of ``lam``."""
+        return replace(self.preset, kappa_critic=kappa, kappa_model=kappa, lam=lam)
+
     def agents(self, kappa: float, lam: float = 0.0) -> Agents:
         """Agents with the frozen policy in tables, and tables of zeros for what their critics hear."""
-        preset = replace(self.preset, kappa_critic=kappa, lam=lam)
+        preset = self.preset_for(kappa, lam)
         agents = self.make_agents(self.env(1), preset, torch.Generator().manual_seed(self.seed))
         actor, critic = (LocalTables(nets, self.mdp.n_states) for nets in (agents.actor.net, agents.critic))
         actor.put(logits_of(widened(self.mdp, self.policy, actor.members)))
@@ -133,6 +146,11 @@ class Setting:
         """``E[V_i | s_{N_i^kappa}]`` under the data's law, as functions of the joint state: ``[n, X]``."""
         pairs = zip(self.values, self.balls(kappa), strict=True)
         return np.stack([extended_value(self.mdp, value, ball, self.reference) for value, ball in pairs])
+
+    @property
+    def size(self) -> float:
+        """The largest value, to compare rounding with."""
+        return float(np.abs(self.values).max())
 
     @cached_property
     def target(self) -> tuple[Array, Array]:

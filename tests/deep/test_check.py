@@ -49,23 +49,27 @@ def test_the_level_of_a_family_is_kept_and_a_shift_is_seen():
     rng = np.random.default_rng(0)
     names = [str(k) for k in range(20)]
     level, trials = 0.05, 400
-    failed = [not mean_is_zero("", "", rng.exponential(size=(400, 20)) - 1, names, level).passed for _ in range(trials)]
+    failed = [
+        not mean_is_zero("", "", rng.exponential(size=(400, 20)) - 1, names, level, 1.0).passed for _ in range(trials)
+    ]
     assert np.mean(failed) < level + 4 * math.sqrt(level / trials)
     assert np.mean(failed) > level / 5, "the test hardly ever fails: it has no power"
     shifted = rng.normal(size=(400, 20)) + 0.5 * (np.arange(20) == 7)
-    finding = mean_is_zero("", "", shifted, names, 1e-4)
+    finding = mean_is_zero("", "", shifted, names, 1e-4, 1.0)
     assert not finding.passed
     assert finding.where == "7"
 
 
 def test_what_is_not_finite_fails_and_exact_zeros_pass():
     names = ["a", "b"]
-    assert not no_deviation("", "", np.array([0.1, np.nan]), np.ones(2), 9, names, 1e-4).passed
-    assert not no_deviation("", "", np.array([0.1, 1.0]), np.array([1.0, 0.0]), 9, names, 1e-4).passed
-    assert no_deviation("", "", np.zeros(2), np.zeros(2), 9, names, 1e-4).passed
-    assert within("", "", [(1e-12, 0.0, "a"), (1.0, 1.0, "b")], 1e-4).passed
-    assert not within("", "", [(1.01, 1.0, "a"), (0.5, 1.0, "b")], 1e-4).passed
-    assert not within("", "", [(0.1, 0.0, "a")], 1e-4).passed
+    assert not no_deviation("", "", np.array([0.1, np.nan]), np.ones(2), 9, names, 1e-4, 1.0).passed
+    assert not no_deviation("", "", np.array([0.1, 1.0]), np.array([1.0, 0.0]), 9, names, 1e-4, 1.0).passed
+    assert no_deviation("", "", np.zeros(2), np.zeros(2), 9, names, 1e-4, 1.0).passed
+    assert no_deviation("", "", np.full(2, 1e-4), np.zeros(2), 9, names, 1e-4, 1e3).passed, "single precision"
+    assert no_deviation("", "", np.zeros(0), np.zeros(0), 9, [], 1e-4, 1.0).tests == 0
+    assert within("", "", [(1e-12, 0.0, "a"), (1.0, 1.0, "b")], 1e-4, 1.0).passed
+    assert not within("", "", [(1.01, 1.0, "a"), (0.5, 1.0, "b")], 1e-4, 1.0).passed
+    assert not within("", "", [(0.1, 0.0, "a")], 1e-4, 1.0).passed
 
 
 @pytest.mark.parametrize("kappa", [0, 1, 2])
@@ -122,6 +126,14 @@ def test_samples_follow_the_occupancy_and_parts_are_independent():
         assert (np.abs(share - exact) < 5 * np.sqrt(exact * (1 - exact) / 2000) + 1e-12).all()
 
 
+def test_the_level_of_means_of_rare_events_is_kept_about():
+    """At the cut, 400 expected events: skewed, but not by much."""
+    rng, names, level, trials = np.random.default_rng(0), [str(k) for k in range(20)], 0.01, 400
+    samples = ((rng.binomial(20, 0.01, size=(2000, 20)) - 0.2) / 20 for _ in range(trials))
+    failed = [not mean_is_zero("", "", each, names, level, 0.0).passed for each in samples]
+    assert np.mean(failed) < 3 * level + 4 * math.sqrt(level / trials)
+
+
 def test_means_by_copy_and_state():
     values, where = np.arange(12.0).reshape(2, 3, 2), np.array([[[0, 1], [1, 1], [0, 0]], [[0, 0], [1, 0], [1, 1]]])
     expected = np.zeros((3, 2, 2))
@@ -132,7 +144,7 @@ def test_means_by_copy_and_state():
 
 def test_states_heard_are_numbered_in_the_order_of_the_theory():
     mdp, policy = drawn(ring(5), n_states=[2, 3, 2, 2, 3])
-    setting = Setting(mdp, policy, copies=20, steps=3)
+    setting = Setting(mdp, policy, copies=200, steps=3)
     data = setting.sample(0)
     tables = setting.agents(1).critic
     state = data.obs.argmax(axis=-1)
@@ -143,7 +155,7 @@ def test_states_heard_are_numbered_in_the_order_of_the_theory():
 
 
 def simulated(mdp, policy, critics, lam, steps, cut):
-    """Expected target (lam = 1) or advantage by brute force over the recursion that training runs, step by step."""
+    """Expected target (lam = 1) or advantage, by the recursion that training runs, in expectation."""
     chain = closed_loop(mdp, policy)
     rewards, matrix, gamma = chain.reward_functions(), chain.matrix, mdp.gamma
     total, following = 0, critics
