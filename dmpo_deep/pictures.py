@@ -80,7 +80,7 @@ def _draw_signals(task: str, controller: str, options: Mapping[str, Any], path: 
     for name, label, color in (
         ("system_total_arrived", "arrived", "#009E73"),
         ("system_total_running", "on the road", "#0072B2"),
-        ("system_total_backlogged", "waiting to depart", "#D55E00"),
+        ("system_total_backlogged", "not departed", "#D55E00"),
     ):
         total.plot(hours, [measured[name][0] for measured in steps], color=color, linewidth=0.9, label=label)
     total.set_ylabel("vehicles")

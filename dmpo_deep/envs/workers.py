@@ -142,6 +142,7 @@ class Fleet:
             RuntimeWarning,
             stacklevel=5,
         )
+        self._seeds[copy], self._actions[copy] = np.nan, []
         return False
 
     def _replay(self, copy: int) -> None:

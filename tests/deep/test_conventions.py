@@ -204,12 +204,13 @@ def test_no_step_before_a_reset_or_after_the_end(task, options):
 @pytest.mark.parametrize("task", ENVIRONMENTS)
 def test_every_task_has_controllers_that_act_within_its_space(task):
     env = make_env(task, 2)
-    obs = env.reset(np.random.default_rng(0))
     for controller in CONTROLLERS[task].values():
-        action, log_prob = controller.make(env)(obs, np.random.default_rng(0))
+        policy = controller.make(env)
+        action, log_prob = policy(env.reset(np.random.default_rng(0)), np.random.default_rng(0))
         assert action.shape == (2, env.graph.n, *env.action_space.shape)
         assert log_prob.shape == (2, env.graph.n)
         env.step(action)
+    env.close()
 
 
 SIMULATED = ("eight", "atsc")
