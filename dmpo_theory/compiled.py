@@ -69,10 +69,10 @@ class CompiledElimination:
         return result
 
     def sweeps(
-        self, term: Array, following: Array, total: Array, gamma: float, width: float, most: int
+        self, value: Array, reward: Array, change: Array, gamma: float, width: float, most: int
     ) -> tuple[float, float, int]:
         """As :meth:`Operator.sweeps`."""
-        low, high, done = kernels.sweeps(self._steps, term, following, total, gamma, width, most, _aligned(self._work))
+        low, high, done = kernels.sweeps(self._steps, value, reward, change, gamma, width, most, _aligned(self._work))
         return float(low), float(high), int(done)
 
     def push(self, law: Array) -> Array:
@@ -88,13 +88,7 @@ class CompiledElimination:
             shape = [self.chain.n_states[axis % self.chain.n] for axis in axes]
             block = by_table[at : at + math.prod(shape)].reshape(shape)
             at += math.prod(shape)
-            for i in step.agents:  # the table is a product of factors: weigh by the others and sum them out
-                weighed, left = block, axes
-                for j in step.agents:
-                    if j != i:
-                        kept = [axis for axis in left if axis != self.chain.n + j]
-                        weighed, left = contract(weighed, left, *_factor(self.chain, j), kept), kept
-                gradients[i] = contract(weighed, left, [*self.chain.parents[i], self.chain.n + i])
+            gradients |= _by_factor(self.chain, block, axes, step.agents)
         return gradients
 
     def _reverse(self, law: Array, function: Array | None) -> tuple[Array, Array]:
@@ -123,6 +117,34 @@ def _best_order(reads: tuple[int, ...], sizes: tuple[float, ...]) -> tuple[int, 
 def _factor(chain: ClosedLoop, i: int) -> tuple[Array, list[int]]:
     """``P_i`` with its axes: ``j`` for ``s_j``, ``n + j`` for ``s_j'``."""
     return chain.kernels[i], [*chain.parents[i], chain.n + i]
+
+
+def _table(chain: ClosedLoop, agents: Sequence[int]) -> tuple[Array, list[int]]:
+    """The product of the agents' factors, with its axes: the states that they read, then the next states."""
+    table, axes = _factor(chain, agents[0])
+    for i in agents[1:]:  # one after another: einsum is slow on many operands at once
+        kernel, labels = _factor(chain, i)
+        read = sorted({*axes, *labels} - {chain.n + j for j in agents})
+        wider = [*read, *(axis for axis in axes if axis >= chain.n), chain.n + i]
+        table, axes = contract(table, axes, kernel, labels, wider), wider
+    return table, axes
+
+
+def _by_factor(chain: ClosedLoop, by_table: Array, axes: Sequence[int], agents: Sequence[int]) -> dict[int, Array]:
+    """From the derivative in the product of the agents' factors to those in the factors, ``{i: shaped as P_i}``.
+
+    A factor's derivative is weighed by the product of all others, and their next states summed out: first those of one
+    half of the agents, for all of the other half at once, then within either half.
+    """
+    if len(agents) == 1:
+        return {i: contract(by_table, axes, _factor(chain, i)[1]) for i in agents}
+    middle = len(agents) // 2
+    gradients = dict[int, Array]()
+    for mine, others in ((agents[:middle], agents[middle:]), (agents[middle:], agents[:middle])):
+        needed = set[int]().union(*(_factor(chain, i)[1] for i in mine))
+        kept = [axis for axis in axes if axis in needed]
+        gradients |= _by_factor(chain, contract(by_table, axes, *_table(chain, others), kept), kept, mine)
+    return gradients
 
 
 def _plan(chain: ClosedLoop, order: Sequence[int], outside: Sequence[int]) -> list[_Step]:
@@ -180,11 +202,7 @@ def _steps(
     tables, strides = [], []
     for step, width in zip(plan, inputs, strict=True):
         axes = [*step.old, *step.new]
-        table, present = np.ones(()), list[int]()
-        for i in step.agents:  # one after another: einsum is slow on many operands at once
-            kernel, labels = _factor(chain, i)
-            wider = [*dict.fromkeys([*present, *labels])]
-            table, present = contract(table, present, kernel, labels, wider), wider
+        table, present = _table(chain, step.agents)
         ignored = [part for j in axes if j not in present for part in (np.ones(sizes[j]), [j])]
         ends = [*axes, *(chain.n + i for i in step.agents)]
         tables.append(contract(table, present, *ignored, ends).reshape(-1))

@@ -46,12 +46,13 @@ class Operator(Protocol):
         ...
 
     def sweeps(
-        self, term: Array, following: Array, total: Array, gamma: float, width: float, most: int
+        self, value: Array, reward: Array, change: Array, gamma: float, width: float, most: int
     ) -> tuple[float, float, int]:
-        """``term = gamma P term`` again and again where inside and outside are the same, each added to ``total``.
+        """``V = r + gamma P V`` in place, again and again, where inside and outside are the same.
 
-        Until a term's entries differ by at most ``width``, or ``most`` times. The two arrays are used in turn: the last
-        term is in ``following`` if the number of sweeps is odd. Its smallest and largest entry, and that number.
+        Until what a sweep changed, which is left in ``change``, differs by at most ``width`` between joint states and is
+        not :func:`off_centre`, or ``most`` times. The smallest and the largest change of the last sweep, and the number
+        of sweeps.
         """
         ...
 
@@ -85,15 +86,17 @@ class Elimination:
         return self._apply(function, None)
 
     def sweeps(
-        self, term: Array, following: Array, total: Array, gamma: float, width: float, most: int
+        self, value: Array, reward: Array, change: Array, gamma: float, width: float, most: int
     ) -> tuple[float, float, int]:
         """As :meth:`Operator.sweeps`."""
         low, high, done = 0.0, math.inf, 0
-        while done < most and high - low > width:
-            np.multiply(self.apply(term), gamma, out=following)
-            total += following
-            low, high, done = float(following.min()), float(following.max()), done + 1
-            term, following = following, term
+        while done < most and (high - low > width or off_centre(low, high, width)):
+            if off_centre(low, high, width):
+                value += gamma / (1 - gamma) * (low + high) / 2
+            following = reward + gamma * self.apply(value)
+            np.subtract(following, value, out=change)
+            value[:] = following
+            low, high, done = float(change.min()), float(change.max()), done + 1
         return low, high, done
 
     def push(self, law: Array) -> Array:
@@ -132,6 +135,15 @@ class Elimination:
         full = [sizes[axis % after] for axis in wanted]
         narrow = [size if axis in axes else 1 for size, axis in zip(full, wanted, strict=True)]
         return np.broadcast_to(tensor.reshape(narrow), full).reshape(-1)
+
+
+def off_centre(low: float, high: float, width: float) -> bool:
+    """Whether a sweep's changes are little but one and the same constant; see :meth:`Operator.sweeps`.
+
+    Gamma / (1 - gamma) times that is to come, and is added at once: rows sum to 1 only up to a tolerance, so that it
+    would widen the enclosure of the value.
+    """
+    return abs(low + high) > 1024 * max(high - low, width)
 
 
 def read_outside(chain: ClosedLoop, members: Collection[int]) -> set[int]:

@@ -35,7 +35,7 @@ from dmpo_theory.routes import (
     predicted_seconds,
     reorder,
 )
-from dmpo_theory.series import discounted_sum
+from dmpo_theory.series import fixed_point
 
 TOLERANCE = 1e-11
 """Largest error in value unless asked otherwise, where float64 can certify it."""
@@ -255,45 +255,34 @@ def _solve(
     largest = max(chain.reward_sizes)
     wanted = _tolerance(certificate, tolerance, size, largest, gamma)
     full = reorder(reward, sizes, members, agents)
-    if chain.size < _LIGHT_CONE_FROM:
-        values, sweeps = discounted_sum(kernel, full.copy(), full.copy(), gamma, wanted / 2)
-    else:
-        values, sweeps = _along_the_light_cone(chain, gamma, route, kernel, members, reward, wanted / 2)
-    for attempt in range(3):  # rounding in the sweeps may leave a residual that another few correct
-        residuals = gamma * kernel.apply(values)
-        residuals += full
-        residuals -= values
-        error = certificate.rounding(size, float(np.abs(values).max()))
-        lower, upper = certificate.enclosure(float(residuals.min()), float(residuals.max()), error)
-        if max(-lower, upper) <= wanted:
+    values, sweeps = full.copy(), 0
+    if chain.size >= _LIGHT_CONE_FROM:
+        values, sweeps = _along_the_light_cone(chain, gamma, route, kernel, members, reward)
+    half_width = max(wanted - certificate.reachable(size) / 2, wanted / 2)
+    for _ in range(3):  # should rounding take more than its share, less is left for the bounds
+        low, high, more = fixed_point(kernel, full, values, gamma, half_width)
+        sweeps += more
+        width, middle = certificate.centred(low, high, size, max(float(values.max()), -float(values.min())))
+        if width <= wanted:
+            values += middle
             spread = reorder(values, sizes, agents, range(chain.n))
-            return LocalValue(agent, spread, lower, upper, float(np.abs(residuals).max()), sweeps + 1)
-        if attempt < 2:
-            correction, more = discounted_sum(kernel, residuals, residuals.copy(), gamma, wanted / 2)
-            values, sweeps = values + correction, sweeps + more + 1
+            return LocalValue(agent, spread, -width, width, gamma * (high - low) / 2, sweeps)
+        half_width /= 8
     certain = certificate.reachable(largest)  # for the other agents too
-    raise _beyond_float64(wanted, max(3 * -lower, 3 * upper, certain), gamma, size)
+    raise _beyond_float64(wanted, max(3 * width, certain), gamma, size)
 
 
 def _along_the_light_cone(
-    chain: ClosedLoop,
-    gamma: float,
-    route: Route,
-    kernel: Operator,
-    members: Sequence[int],
-    reward: Array,
-    half_width: float,
+    chain: ClosedLoop, gamma: float, route: Route, kernel: Operator, members: Sequence[int], reward: Array
 ) -> tuple[Array, int]:
-    """:func:`discounted_sum` whose first terms are computed as functions of the few agents that they depend on."""
-    sizes, term, total, sweeps = chain.n_states, reward, reward, 0
-    while len(members) < len(kernel.inside):
-        cone = operator(chain, route, members)
-        term = gamma * cone.apply(reorder(term, sizes, members, cone.inside))
-        total = reorder(total, sizes, members, cone.outside) + term
-        members, sweeps = cone.outside, sweeps + 1
-    term, total = (reorder(function, sizes, members, kernel.inside).copy() for function in (term, total))
-    values, more = discounted_sum(kernel, term, total, gamma, half_width)
-    return values, sweeps + more
+    """The first sweeps of :func:`fixed_point`, of functions of the few agents that they depend on."""
+    sizes, values, reads, sweeps = chain.n_states, reward, members, 0
+    while len(reads) < len(kernel.inside):
+        cone = operator(chain, route, reads)
+        values = gamma * cone.apply(reorder(values, sizes, reads, cone.inside))
+        values += reorder(reward, sizes, members, cone.outside)
+        reads, sweeps = cone.outside, sweeps + 1
+    return reorder(values, sizes, reads, kernel.inside).copy(), sweeps
 
 
 def _dense_values(
