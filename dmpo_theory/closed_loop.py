@@ -66,6 +66,15 @@ class ClosedLoop:
             reach = wider
 
     @cached_property
+    def components(self) -> tuple[tuple[int, ...], ...]:
+        """The agents in sets that never affect each other, each ascending: the chain is a product of theirs."""
+        found = list[frozenset[int]]()
+        for reach in self.ancestors:
+            met = [members for members in found if members & reach]
+            found = [members for members in found if not members & reach] + [reach.union(*met)]
+        return tuple(tuple(sorted(members)) for members in found)
+
+    @cached_property
     def matrix(self) -> Array:
         """The dense kernel ``P[x, x']``; ``ProblemTooLarge`` if it would not fit."""
         what = f"the dense kernel of {self.size:.6g} joint states"

@@ -22,7 +22,7 @@ import numpy as np
 from scipy.linalg.lapack import dgetrf, dgetrs
 from tqdm import tqdm
 
-from dmpo_theory.certificate import Certificate
+from dmpo_theory.certificate import UNIT_ROUNDOFF, Certificate
 from dmpo_theory.closed_loop import ClosedLoop, closed_loop
 from dmpo_theory.elimination import Operator
 from dmpo_theory.mdp import Array, LocalPolicy, NetworkedMDP
@@ -194,17 +194,35 @@ def mean_value(
 ) -> LocalValue:
     """The value of the global reward, ``V = (1/n) sum_i V_i``, in one solve; arguments as :func:`local_values`.
 
-    Its ``agent`` is -1.
+    Components of a disconnected graph are solved by themselves. Its ``agent`` is -1.
     """
     chain = closed_loop(mdp, policy)
     route = choose_route(chain, method, 2, 1, memory_limit_gib)
-    everybody, reward = range(chain.n), np.zeros(chain.size)
-    for table, members in zip(chain.rewards, chain.reward_parents, strict=True):
-        reward += reorder(table.reshape(-1), chain.n_states, members, everybody)
     if route == "dense":
-        return next(_one_by_one([-1], *_dense_values(chain, mdp.gamma, (reward / chain.n)[None], tolerance)))
-    size = sum(chain.reward_sizes) / chain.n
-    return _solve(chain, mdp.gamma, route, tolerance, -1, everybody, reward / chain.n, size)
+        rewards = chain.reward_functions().sum(axis=0, keepdims=True) / chain.n
+        return next(_one_by_one([-1], *_dense_values(chain, mdp.gamma, rewards, tolerance)))
+    values, size, width, residual, sweeps = np.zeros(chain.size), 0.0, 0.0, 0.0, 0
+    for members in chain.components:
+        found = _component_mean(chain, mdp.gamma, route, tolerance, members)
+        if len(members) == chain.n:
+            return found
+        share, sweeps = len(members) / chain.n, sweeps + found.sweeps
+        values += share * found.values
+        size += share * float(np.abs(found.values).max())
+        width, residual = width + share * found.error_bound, residual + share * found.residual
+    width += 2 * (len(chain.components) + 2) * UNIT_ROUNDOFF * (size + width)  # of the shares, products and sums
+    return LocalValue(-1, values, -width, width, residual, sweeps)
+
+
+def _component_mean(
+    chain: ClosedLoop, gamma: float, route: Route, tolerance: float | None, members: Sequence[int]
+) -> LocalValue:
+    """The mean value of the agents of a component."""
+    reward = np.zeros(math.prod(chain.n_states[i] for i in members))
+    for i in members:
+        reward += reorder(chain.rewards[i].reshape(-1), chain.n_states, chain.reward_parents[i], members)
+    size = sum(chain.reward_sizes[i] for i in members) / len(members)
+    return _solve(chain, gamma, route, tolerance, -1, members, reward / len(members), size)
 
 
 def _each_value(
