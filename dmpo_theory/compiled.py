@@ -119,15 +119,15 @@ def _factor(chain: ClosedLoop, i: int) -> tuple[Array, list[int]]:
     return chain.kernels[i], [*chain.parents[i], chain.n + i]
 
 
-def _table(chain: ClosedLoop, agents: Sequence[int]) -> tuple[Array, list[int]]:
-    """The product of the agents' factors, with its axes: the states that they read, then the next states."""
-    table, axes = _factor(chain, agents[0])
-    for i in agents[1:]:  # one after another: einsum is slow on many operands at once
-        kernel, labels = _factor(chain, i)
-        read = sorted({*axes, *labels} - {chain.n + j for j in agents})
-        wider = [*read, *(axis for axis in axes if axis >= chain.n), chain.n + i]
-        table, axes = contract(table, axes, kernel, labels, wider), wider
-    return table, axes
+def _table(chain: ClosedLoop, agents: Sequence[int], contexts: Sequence[int]) -> tuple[Array, list[int]]:
+    """The product of the agents' factors, with its axes: those of ``contexts`` that they read, then the next states."""
+    if len(agents) == 1:
+        return _factor(chain, agents[0])
+    middle = len(agents) // 2  # by halves: einsum is slow on many operands at once, and where the last axis is short
+    left, rows = _table(chain, agents[:middle], contexts)
+    right, columns = _table(chain, agents[middle:], contexts)
+    axes = [*(j for j in contexts if j in rows or j in columns), *(chain.n + i for i in agents)]
+    return contract(left, rows, right, columns, axes), axes
 
 
 def _by_factor(chain: ClosedLoop, by_table: Array, axes: Sequence[int], agents: Sequence[int]) -> dict[int, Array]:
@@ -138,12 +138,13 @@ def _by_factor(chain: ClosedLoop, by_table: Array, axes: Sequence[int], agents: 
     """
     if len(agents) == 1:
         return {i: contract(by_table, axes, _factor(chain, i)[1]) for i in agents}
-    middle = len(agents) // 2
+    middle, contexts = len(agents) // 2, [axis for axis in axes if axis < chain.n]
     gradients = dict[int, Array]()
     for mine, others in ((agents[:middle], agents[middle:]), (agents[middle:], agents[:middle])):
         needed = set[int]().union(*(_factor(chain, i)[1] for i in mine))
         kept = [axis for axis in axes if axis in needed]
-        gradients |= _by_factor(chain, contract(by_table, axes, *_table(chain, others), kept), kept, mine)
+        weighed = contract(by_table, axes, *_table(chain, others, contexts), kept)
+        gradients |= _by_factor(chain, weighed, kept, mine)
     return gradients
 
 
@@ -202,10 +203,12 @@ def _steps(
     tables, strides = [], []
     for step, width in zip(plan, inputs, strict=True):
         axes = [*step.old, *step.new]
-        table, present = _table(chain, step.agents)
-        ignored = [part for j in axes if j not in present for part in (np.ones(sizes[j]), [j])]
+        table, present = _table(chain, step.agents, axes)
         ends = [*axes, *(chain.n + i for i in step.agents)]
-        tables.append(contract(table, present, *ignored, ends).reshape(-1))
+        if present != ends:
+            ignored = [part for j in axes if j not in present for part in (np.ones(sizes[j]), [j])]
+            table = contract(table, present, *ignored, ends)
+        tables.append(table.reshape(-1))
         strides.append(_strides(axes, sizes, width))
     strides.append(_strides(outside, sizes, 1))
     shifts = []

@@ -153,9 +153,13 @@ def read_outside(chain: ClosedLoop, members: Collection[int]) -> set[int]:
 
 def greedy_order(chain: ClosedLoop, members: Collection[int]) -> tuple[int, ...]:
     """An order of elimination of the members' next states: the smallest intermediate table next."""
-    left, read, order = set(members), set[int](), list[int]()
+    sizes, left, read, order = chain.n_states, sorted(set(members)), set[int](), list[int]()
+
+    def growth(i: int) -> float:
+        return math.prod((sizes[j] for j in chain.parents[i] if j not in read), start=1.0) / sizes[i]
+
     while left:
-        best = min(left, key=lambda i: (_volume(chain, read | set(chain.parents[i]), left - {i}), i))
+        best = min(left, key=growth)
         left.remove(best)
         read |= set(chain.parents[best])
         order.append(best)
