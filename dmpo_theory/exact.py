@@ -218,11 +218,21 @@ def _component_mean(
     chain: ClosedLoop, gamma: float, route: Route, tolerance: float | None, members: Sequence[int]
 ) -> LocalValue:
     """The mean value of the agents of a component."""
-    reward = np.zeros(math.prod(chain.n_states[i] for i in members))
-    for i in members:
-        reward += reorder(chain.rewards[i].reshape(-1), chain.n_states, chain.reward_parents[i], members)
+    order = operator(chain, route, members).inside
     size = sum(chain.reward_sizes[i] for i in members) / len(members)
-    return _solve(chain, gamma, route, tolerance, -1, members, reward / len(members), size)
+    return _solve(chain, gamma, route, tolerance, -1, order, _sum_of_rewards(chain, members, order) / len(members), size)
+
+
+def _sum_of_rewards(chain: ClosedLoop, agents: Sequence[int], readers: Sequence[int]) -> Array:
+    """``sum_i E[r_i | s]`` over some agents, as a function of the states of ``readers``: that of either half first."""
+    if len(agents) == 1:
+        return reorder(chain.rewards[agents[0]].reshape(-1), chain.n_states, chain.reward_parents[agents[0]], readers)
+    total = np.zeros(math.prod(chain.n_states[j] for j in readers))
+    for half in (agents[: len(agents) // 2], agents[len(agents) // 2 :]):
+        read = set[int]().union(*(chain.reward_parents[i] for i in half))
+        few = [j for j in readers if j in read]
+        total += reorder(_sum_of_rewards(chain, half, few), chain.n_states, few, readers)
+    return total
 
 
 def _each_value(

@@ -59,7 +59,8 @@ def occupancy(
         residual = np.abs((1 - gamma) * start + gamma * law @ chain.matrix - law).sum()
         return StateLaw(law, float(residual), route)
     kernel, everybody = operator(chain, route), range(chain.n)
-    uniform, start = start is None, reorder(_start_law(chain, start), chain.n_states, everybody, kernel.inside)
+    uniform, start = start is None, _start_law(chain, start)
+    start = start if uniform else reorder(start, chain.n_states, everybody, kernel.inside)
     parts, states = [kernel], [start]
     if uniform:  # the components of a disconnected graph stay independent: the law at t is a product of small ones
         parts = [operator(chain, route, members) for members in chain.components]
