@@ -52,8 +52,10 @@ class ClosedLoop:
 
     def reward_functions(self) -> Array:
         """``E[r_i | s]`` on all joint states, ``[n, X]``."""
-        pairs = zip(self.rewards, self.reward_parents, strict=True)
-        return np.stack([on_joint_states(table, members, self.n_states) for table, members in pairs])
+        functions = np.empty((self.n, *self.n_states))
+        for function, table, members in zip(functions, self.rewards, self.reward_parents, strict=True):
+            function[...] = table.reshape([size if j in members else 1 for j, size in enumerate(self.n_states)])
+        return functions.reshape(self.n, -1)
 
     @cached_property
     def ancestors(self) -> tuple[frozenset[int], ...]:

@@ -22,7 +22,7 @@ import numpy as np
 
 from dmpo_theory import kernels
 from dmpo_theory.closed_loop import ClosedLoop
-from dmpo_theory.elimination import TABLE_NUMBERS, greedy_order, read_outside
+from dmpo_theory.elimination import OFF_CENTRE, TABLE_NUMBERS, greedy_order, read_outside
 from dmpo_theory.mdp import Array, contract
 
 _BEST_ORDER_UP_TO = 22
@@ -72,7 +72,8 @@ class CompiledElimination:
         self, value: Array, reward: Array, change: Array, gamma: float, width: float, most: int
     ) -> tuple[float, float, int]:
         """As :meth:`Operator.sweeps`."""
-        low, high, done = kernels.sweeps(self._steps, value, reward, change, gamma, width, most, _aligned(self._work))
+        work = _aligned(self._work)
+        low, high, done = kernels.sweeps(self._steps, value, reward, change, gamma, width, most, OFF_CENTRE, work)
         return float(low), float(high), int(done)
 
     def push(self, law: Array) -> Array:
@@ -82,7 +83,7 @@ class CompiledElimination:
     def factor_gradients(self, law: Array, function: Array) -> dict[int, Array]:
         """As :meth:`Operator.factor_gradients`, all of them in one pass."""
         _, by_table = self._reverse(law, function)
-        gradients, at = {}, 0
+        gradients, at = dict[int, Array](), 0
         for step in self._plan:
             axes = [*step.old, *step.new, *(self.chain.n + i for i in step.agents)]
             shape = [self.chain.n_states[axis % self.chain.n] for axis in axes]

@@ -24,6 +24,8 @@ from dmpo_theory.mdp import Array, contract
 
 TABLE_NUMBERS = 2**16
 """Compiled, agents are summed out together while their table stays in the second-level cache, or hardly grows."""
+OFF_CENTRE = 1024.0
+"""Changes of a value are little but a constant if they are larger by this than what differs between joint states."""
 
 
 class Operator(Protocol):
@@ -50,9 +52,10 @@ class Operator(Protocol):
     ) -> tuple[float, float, int]:
         """``V = r + gamma P V`` in place, again and again, where inside and outside are the same.
 
-        Until what a sweep changed, which is left in ``change``, differs by at most ``width`` between joint states and is
-        not :func:`off_centre`, or ``most`` times. The smallest and the largest change of the last sweep, and the number
-        of sweeps.
+        Until what a sweep changed, which is left in ``change``, differs between joint states by at most ``width``, or
+        ``most`` times. Where the changes are little but a constant, gamma / (1 - gamma) times that is to come and is
+        added at once: rows sum to 1 only up to a tolerance, so that it would widen the enclosure of the value. Returns
+        the smallest and the largest change of the last sweep, and the number of sweeps.
         """
         ...
 
@@ -90,9 +93,11 @@ class Elimination:
     ) -> tuple[float, float, int]:
         """As :meth:`Operator.sweeps`."""
         low, high, done = 0.0, math.inf, 0
-        while done < most and (high - low > width or off_centre(low, high, width)):
-            if off_centre(low, high, width):
+        while done < most:
+            if abs(low + high) > OFF_CENTRE * max(high - low, width):
                 value += gamma / (1 - gamma) * (low + high) / 2
+            elif high - low <= width:
+                break
             following = reward + gamma * self.apply(value)
             np.subtract(following, value, out=change)
             value[:] = following
@@ -135,15 +140,6 @@ class Elimination:
         full = [sizes[axis % after] for axis in wanted]
         narrow = [size if axis in axes else 1 for size, axis in zip(full, wanted, strict=True)]
         return np.broadcast_to(tensor.reshape(narrow), full).reshape(-1)
-
-
-def off_centre(low: float, high: float, width: float) -> bool:
-    """Whether a sweep's changes are little but one and the same constant; see :meth:`Operator.sweeps`.
-
-    Gamma / (1 - gamma) times that is to come, and is added at once: rows sum to 1 only up to a tolerance, so that it
-    would widen the enclosure of the value.
-    """
-    return abs(low + high) > 1024 * max(high - low, width)
 
 
 def read_outside(chain: ClosedLoop, members: Collection[int]) -> set[int]:

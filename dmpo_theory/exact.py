@@ -219,8 +219,9 @@ def _component_mean(
 ) -> LocalValue:
     """The mean value of the agents of a component."""
     order = operator(chain, route, members).inside
+    reward = _sum_of_rewards(chain, members, order) / len(members)
     size = sum(chain.reward_sizes[i] for i in members) / len(members)
-    return _solve(chain, gamma, route, tolerance, -1, order, _sum_of_rewards(chain, members, order) / len(members), size)
+    return _solve(chain, gamma, route, tolerance, -1, order, reward, size)
 
 
 def _sum_of_rewards(chain: ClosedLoop, agents: Sequence[int], readers: Sequence[int]) -> Array:
@@ -326,8 +327,11 @@ def _dense_values(
     factors, pivots, _ = dgetrf(system.T, overwrite_a=True)  # LAPACK wants columns; I - gamma P is never singular
     values: Array = dgetrs(factors, pivots, rewards.T, trans=1)[0].T
     for attempt in range(3):
-        residuals = rewards + gamma * _by_blocks(kernel, values) - values
-        error = certificate.rounding(size, float(np.abs(values).max()))
+        residuals = _by_blocks(kernel, values)
+        residuals *= gamma
+        residuals += rewards
+        residuals -= values
+        error = certificate.rounding(size, max(float(values.max()), -float(values.min())))
         lowest, highest = residuals.min(axis=1), residuals.max(axis=1)
         lower, upper = certificate.enclosure(lowest, highest, error)
         reached = float(max(-lower.min(), upper.max()))
@@ -347,8 +351,8 @@ def _one_by_one(
 
 def _by_blocks(kernel: Array, values: Array) -> Array:
     """``P V`` summed block by block, which rounds less often than one long sum."""
-    total = np.zeros_like(values)
-    for at in range(0, len(kernel), _BLOCK):
+    total: Array = values[:, :_BLOCK] @ kernel[:, :_BLOCK].T
+    for at in range(_BLOCK, len(kernel), _BLOCK):
         total += values[:, at : at + _BLOCK] @ kernel[:, at : at + _BLOCK].T
     return total
 

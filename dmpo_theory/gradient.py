@@ -233,9 +233,7 @@ def _through_kernels(
     )
 
 
-def _in_logits(
-    mdp: NetworkedMDP, policy: LocalPolicy, i: int, through: Array, visited: Array, weight: float
-) -> Array:
+def _in_logits(mdp: NetworkedMDP, policy: LocalPolicy, i: int, through: Array, visited: Array, weight: float) -> Array:
     """From the gradient in ``P_i``, and the own reward at a weight, to the one in agent i's softmax logits.
 
     The other agents' rewards do not depend on ``a_i`` and cancel; ``visited`` is the law of what else matters.

@@ -13,14 +13,11 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from dmpo_theory import elimination
-
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
 # Sums may be taken in any order and with fused multiply-add: the error bound of the plan allows for both.
 _compiled = njit(nogil=True, cache=True, fastmath={"contract", "reassoc", "nsz"})
-_off_centre = njit(elimination.off_centre)
 
 
 class Steps(NamedTuple):
@@ -299,7 +296,7 @@ def reverse(steps, law, function, pushed, by_table, work, adjoint, factors):  # 
         context[k] = 0
 
 
-@njit(nogil=True, cache=True, fastmath={"contract", "nnan", "nsz"})  # no other order: the change is that of what is kept
+@njit(nogil=True, cache=True, fastmath={"contract", "nnan", "nsz"})  # in order: the change is that of what is kept
 def _advance(change, value, reward, gamma):  # type: ignore[no-untyped-def]
     """From ``P V`` in ``change`` to ``r + gamma P V`` in ``value``, less V in ``change``; its least and largest."""
     low, high = np.inf, -np.inf
@@ -312,14 +309,16 @@ def _advance(change, value, reward, gamma):  # type: ignore[no-untyped-def]
 
 
 @_compiled
-def sweeps(steps, value, reward, change, gamma, width, most, work):  # type: ignore[no-untyped-def]
+def sweeps(steps, value, reward, change, gamma, width, most, off_centre, work):  # type: ignore[no-untyped-def]
     """See :meth:`dmpo_theory.elimination.Operator.sweeps`."""
     low, high, done = 0.0, np.inf, 0
-    while done < most and (high - low > width or _off_centre(low, high, width)):
-        if _off_centre(low, high, width):
+    while done < most:
+        if abs(low + high) > off_centre * max(high - low, width):
             shift = gamma / (1 - gamma) * (low + high) / 2
             for x in range(np.uint64(len(value))):
                 value[x] += shift
+        elif high - low <= width:
+            break
         apply(steps, value, change, work)
         low, high = _advance(change, value, reward, gamma)
         done += 1

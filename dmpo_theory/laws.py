@@ -61,7 +61,7 @@ def occupancy(
     kernel, everybody = operator(chain, route), range(chain.n)
     uniform, start = start is None, _start_law(chain, start)
     start = start if uniform else reorder(start, chain.n_states, everybody, kernel.inside)
-    parts, states = [kernel], [start]
+    parts, states = [kernel], [start.copy()]
     if uniform:  # the components of a disconnected graph stay independent: the law at t is a product of small ones
         parts = [operator(chain, route, members) for members in chain.components]
         states = [np.full(size, 1 / size) for size in (math.prod(chain.n_states[i] for i in p.inside) for p in parts)]
@@ -69,7 +69,7 @@ def occupancy(
     law, weight = np.zeros(chain.size), 1.0
     for sweep in range(MAX_SWEEPS):
         if sweep == PATIENCE:  # the chain hardly mixes: solve for the occupancy of what is left
-            law, state = (reorder(f, chain.n_states, order, kernel.inside) for f in (law, _product(states)))
+            law, state = (reorder(f, chain.n_states, order, kernel.inside).copy() for f in (law, _product(states)))
             parts, order, states = [kernel], list(kernel.inside), [state]
             rest, _ = krylov(
                 lambda y: y - gamma * kernel.push(y), (1 - gamma) * state, (1 - gamma) * tolerance / chain.size, 1000
@@ -77,10 +77,12 @@ def occupancy(
             if rest is not None:
                 states = [np.maximum(rest, 0.0)]
                 break
-        following = [part.push(state) for part, state in zip(parts, states, strict=True)]
-        # With the tail closed by the next law the residual is weight gamma |P' x' - x'|, and P' contracts in L1.
-        change = weight * gamma * sum(np.abs(f - x).sum() for f, x in zip(following, states, strict=True))
         law += (1 - gamma) * weight * _product(states)
+        following = [part.push(state) for part, state in zip(parts, states, strict=True)]
+        for x, after in zip(states, following, strict=True):
+            x -= after
+        # With the tail closed by the next law the residual is weight gamma |P' x' - x'|, and P' contracts in L1.
+        change = weight * gamma * sum(float(np.abs(x, out=x).sum()) for x in states)
         states, weight = following, weight * gamma
         if change <= (1 - gamma) * tolerance:
             break

@@ -45,8 +45,9 @@ def fixed_point(
         sweeps += more
         if more < _CHECK_EVERY or high - low >= earlier:
             return low, high, sweeps
-        fall = max(math.log(earlier / max(high - low, range_wanted)), -_CHECK_EVERY * math.log(gamma))  # in as many sweeps
-        earlier, left = high - low, _CHECK_EVERY * math.log(max(high - low, range_wanted) / range_wanted) / fall
+        width = max(high - low, range_wanted)
+        fall = max(math.log(earlier / width), -_CHECK_EVERY * math.log(gamma))  # in as many sweeps
+        earlier, left = high - low, _CHECK_EVERY * math.log(width / range_wanted) / fall
         if solvable and left > PATIENCE:  # a tail of hundreds of sweeps: solve (I - gamma P) y = gamma P x_t for it
             target = gamma * kernel.apply(change)
             tail, more = krylov(
