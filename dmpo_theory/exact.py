@@ -54,7 +54,7 @@ class LocalValue:
         values: ``V_i(x)``, ``[X]``.
         lower: ``values + lower <= V_i`` on all joint states, rounding counted.
         upper: ``V_i <= values + upper``, likewise.
-        residual: ``max_x |r_i + gamma P V_i - V_i|`` as computed.
+        residual: ``max_x |r_i + gamma P V_i - V_i|`` is at most this, but for rounding.
         sweeps: applications of the kernel; 0 for the dense route.
     """
 
@@ -79,7 +79,7 @@ class Values:
         values: ``V_i(x)``, ``[n, X]``.
         lower: ``values[i] + lower[i] <= V_i`` on all joint states, rounding counted, ``[n]``.
         upper: ``V_i <= values[i] + upper[i]``, likewise, ``[n]``.
-        residual: ``max_x |r_i + gamma P V_i - V_i|`` as computed, ``[n]``.
+        residual: ``max_x |r_i + gamma P V_i - V_i|`` is at most this, but for rounding, ``[n]``.
         method: the route taken, see :mod:`dmpo_theory.routes`.
         sweeps: applications of the kernel, those on a light cone included, all agents together; 0 if dense.
         seconds: wall time.

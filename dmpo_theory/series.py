@@ -23,7 +23,7 @@ from dmpo_theory.elimination import Operator
 from dmpo_theory.mdp import Array
 
 MAX_SWEEPS = 1_000_000
-PATIENCE = 150
+PATIENCE = 120
 """Sweeps left from which a Krylov method is tried; see benchmarks/slow_chains.py."""
 _CHECK_EVERY = 24
 _GMRES_VECTORS, _GMRES_UP_TO = 30, 2**18
@@ -39,14 +39,14 @@ def fixed_point(
     """
     change = np.empty_like(value)
     range_wanted = 2 * half_width * (1 - gamma) / max(gamma, np.finfo(np.float64).tiny)
-    sweeps, earlier, solvable = 0, math.inf, True
+    sweeps, earlier, solvable = 0, float(np.ptp(reward)), True  # what a sweep from V = 0 changes
     while sweeps < MAX_SWEEPS:
         low, high, more = kernel.sweeps(value, reward, change, gamma, range_wanted, _CHECK_EVERY)
         sweeps += more
-        if more < _CHECK_EVERY or high - low >= earlier:
+        if more < _CHECK_EVERY or (sweeps > more and high - low >= earlier):  # little enough, or no longer falling
             return low, high, sweeps
         width = max(high - low, range_wanted)
-        fall = max(math.log(earlier / width), -_CHECK_EVERY * math.log(gamma))  # in as many sweeps
+        fall = max(math.log(max(earlier, width) / width), -_CHECK_EVERY * math.log(gamma))  # in as many sweeps
         earlier, left = high - low, _CHECK_EVERY * math.log(width / range_wanted) / fall
         if solvable and left > PATIENCE:  # a tail of hundreds of sweeps: solve (I - gamma P) y = gamma P x_t for it
             target = gamma * kernel.apply(change)
