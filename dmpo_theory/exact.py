@@ -12,10 +12,11 @@ is returned.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -201,11 +202,19 @@ def mean_value(
     if route == "dense":
         rewards = chain.reward_functions().sum(axis=0, keepdims=True) / chain.n
         return next(_one_by_one([-1], *_dense_values(chain, mdp.gamma, rewards, tolerance)))
+    if len(chain.components) > 1:
+        with contextlib.suppress(ArithmeticError):  # where they cancel, float64 may certify their mean alone
+            found = _mean_by_components(chain, mdp.gamma, route, tolerance)
+            if tolerance is None or found.error_bound <= tolerance:
+                return found
+    return _mean_of(chain, mdp.gamma, route, tolerance, range(chain.n))
+
+
+def _mean_by_components(chain: ClosedLoop, gamma: float, route: Route, tolerance: float | None) -> LocalValue:
+    """The mean value, each component to half of the tolerance: the other half is for what the mean of them rounds."""
     values, size, width, residual, sweeps = np.zeros(chain.size), 0.0, 0.0, 0.0, 0
     for members in chain.components:
-        found = _component_mean(chain, mdp.gamma, route, tolerance, members)
-        if len(members) == chain.n:
-            return found
+        found = _mean_of(chain, gamma, route, tolerance, members, portion=0.5)
         share, sweeps = len(members) / chain.n, sweeps + found.sweeps
         values += share * found.values
         size += share * float(np.abs(found.values).max())
@@ -214,14 +223,14 @@ def mean_value(
     return LocalValue(-1, values, -width, width, residual, sweeps)
 
 
-def _component_mean(
-    chain: ClosedLoop, gamma: float, route: Route, tolerance: float | None, members: Sequence[int]
+def _mean_of(
+    chain: ClosedLoop, gamma: float, route: Route, tolerance: float | None, members: Sequence[int], portion: float = 1.0
 ) -> LocalValue:
-    """The mean value of the agents of a component."""
+    """The mean value of some agents that no others affect."""
     order = operator(chain, route, members).inside
     reward = _sum_of_rewards(chain, members, order) / len(members)
     size = sum(chain.reward_sizes[i] for i in members) / len(members)
-    return _solve(chain, gamma, route, tolerance, -1, order, reward, size)
+    return _solve(chain, gamma, route, tolerance, -1, order, reward, size, portion=portion)
 
 
 def _sum_of_rewards(chain: ClosedLoop, agents: Sequence[int], readers: Sequence[int]) -> Array:
@@ -256,14 +265,24 @@ def _each_value(
             sys.stderr,
         )
 
+    def certain() -> float:  # for all of them: each has a kernel of its own, and a certificate
+        certificates = (_kernel(chain, gamma, route, chain.reward_parents[i])[1] for i in agents)
+        return max(one.reachable(chain.reward_sizes[i]) for i, one in zip(agents, certificates, strict=True))
+
     def solve(i: int) -> LocalValue:
         reward, size = chain.rewards[i].reshape(-1), chain.reward_sizes[i]
-        return _solve(chain, gamma, route, tolerance, i, chain.reward_parents[i], reward, size)
+        return _solve(chain, gamma, route, tolerance, i, chain.reward_parents[i], reward, size, certain)
 
     with bar:
         for value in in_threads(solve, agents, threads if len(agents) > 1 else 1):
             bar.update()
             yield value
+
+
+def _kernel(chain: ClosedLoop, gamma: float, route: Route, members: Sequence[int]) -> tuple[Operator, Certificate]:
+    """The kernel of all agents that ever matter to the states of ``members``, and its certificate."""
+    kernel = operator(chain, route, set[int]().union(*(chain.ancestors[j] for j in members)))
+    return kernel, Certificate(chain, gamma, kernel.inside, kernel.roundings)
 
 
 def _solve(
@@ -275,19 +294,23 @@ def _solve(
     members: Sequence[int],
     reward: Array,
     size: float,
+    certain: Callable[[], float] = lambda: 0.0,
+    portion: float = 1.0,
 ) -> LocalValue:
-    """The value of a reward of a size that depends on the states of ``members``, on all agents' states."""
-    sizes, reads = chain.n_states, sorted(set[int]().union(*(chain.ancestors[j] for j in members)))
-    kernel = operator(chain, route, reads)
-    agents = kernel.inside
-    certificate = Certificate(chain, gamma, agents, kernel.roundings)
-    largest = max(chain.reward_sizes)
-    wanted = _tolerance(certificate, tolerance, size, largest, gamma)
+    """The value of a reward of a size that depends on the states of ``members``, on all agents' states.
+
+    To a portion of the tolerance. A refusal names what is certain to be certified here, and for others too.
+    """
+    sizes, (kernel, certificate) = chain.n_states, _kernel(chain, gamma, route, members)
+    agents, reachable = kernel.inside, certificate.reachable(size)
+    wanted = _tolerance(tolerance, reachable, portion)
+    if wanted <= certificate.out_of_reach(size):
+        raise _beyond_float64(wanted, max(reachable, certain()), gamma, size)
     full = reorder(reward, sizes, members, agents)
     values, sweeps = full.copy(), 0
     if chain.size >= _LIGHT_CONE_FROM:
         values, sweeps = _along_the_light_cone(chain, gamma, route, kernel, members, reward)
-    half_width = max(wanted - certificate.reachable(size) / 2, wanted / 2)
+    half_width = max(wanted - reachable / 2, wanted / 2)
     for _ in range(3):  # should rounding take more than its share, less is left for the bounds
         low, high, more = fixed_point(kernel, full, values, gamma, half_width)
         sweeps += more
@@ -297,8 +320,7 @@ def _solve(
             spread = reorder(values, sizes, agents, range(chain.n))
             return LocalValue(agent, spread, -width, width, gamma * (high - low) / 2, sweeps)
         half_width /= 8
-    certain = certificate.reachable(largest)  # for the other agents too
-    raise _beyond_float64(wanted, max(3 * width, certain), gamma, size)
+    raise _beyond_float64(wanted, max(3 * width, reachable, certain()), gamma, size)
 
 
 def _along_the_light_cone(
@@ -321,7 +343,10 @@ def _dense_values(
     kernel, size = chain.matrix, max(chain.reward_sizes)
     roundings = chain.n + min(chain.size, _BLOCK) + -(-chain.size // _BLOCK)
     certificate = Certificate(chain, gamma, range(chain.n), roundings)
-    wanted = _tolerance(certificate, tolerance, size, size, gamma)
+    reachable = certificate.reachable(size)
+    wanted = _tolerance(tolerance, reachable)
+    if wanted <= certificate.out_of_reach(size):
+        raise _beyond_float64(wanted, reachable, gamma, size)
     system = kernel * -gamma
     system.reshape(-1)[:: chain.size + 1] += 1
     factors, pivots, _ = dgetrf(system.T, overwrite_a=True)  # LAPACK wants columns; I - gamma P is never singular
@@ -339,7 +364,7 @@ def _dense_values(
             return values, lower, upper, np.maximum(-lowest, highest)
         if attempt < 2:
             values = values + dgetrs(factors, pivots, residuals.T, trans=1)[0].T
-    raise _beyond_float64(wanted, max(3 * reached, certificate.reachable(size)), gamma, size)
+    raise _beyond_float64(wanted, max(3 * reached, reachable), gamma, size)
 
 
 def _one_by_one(
@@ -357,19 +382,17 @@ def _by_blocks(kernel: Array, values: Array) -> Array:
     return total
 
 
-def _tolerance(certificate: Certificate, tolerance: float | None, size: float, largest: float, gamma: float) -> float:
-    """The tolerance asked for, or the default one, for rewards of one size, the largest of all agents beside it."""
+def _tolerance(tolerance: float | None, reachable: float, portion: float = 1.0) -> float:
+    """A portion of the tolerance asked for, or of the default one if that is reachable."""
     if tolerance is None:
-        return max(TOLERANCE, certificate.reachable(size))
+        return max(portion * TOLERANCE, reachable)
     if not tolerance > 0:
         raise ValueError(f"tolerance = {tolerance!r} must be a positive number, in units of value")
-    if tolerance <= certificate.out_of_reach(size):
-        raise _beyond_float64(tolerance, certificate.reachable(largest), gamma, size)
-    return tolerance
+    return portion * tolerance
 
 
 def _beyond_float64(wanted: float, reachable: float, gamma: float, size: float) -> ArithmeticError:
     return ArithmeticError(
         f"float64 cannot certify values to tolerance = {wanted:g} at gamma = {gamma:g} and rewards of size {size:.3g}; "
-        f"ask for tolerance = {reachable:.2g} or more"
+        f"ask for tolerance = {1.05 * reachable:.2g} or more"  # two digits may be as much as 1 / 21 too few
     )

@@ -14,6 +14,7 @@ References:
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -38,7 +39,7 @@ def fixed_point(
         the smallest and the largest change of the last sweep, and the number of applications of the kernel.
     """
     change = np.empty_like(value)
-    range_wanted = 2 * half_width * (1 - gamma) / max(gamma, np.finfo(np.float64).tiny)
+    range_wanted = min(2 * half_width * (1 - gamma) / max(gamma, sys.float_info.min), sys.float_info.max)
     sweeps, earlier, solvable = 0, float(np.ptp(reward)), True  # what a sweep from V = 0 changes
     while sweeps < MAX_SWEEPS:
         low, high, more = kernel.sweeps(value, reward, change, gamma, range_wanted, _CHECK_EVERY)

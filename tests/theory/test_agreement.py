@@ -124,7 +124,7 @@ def values_on(route: str, mdp: NetworkedMDP, policy: LocalPolicy, tolerance: flo
     try:
         return solved(tolerance)
     except ArithmeticError as refused:  # it names one that can be certified
-        tolerance = 1.05 * float(str(refused).partition("ask for tolerance = ")[2].split()[0])
+        tolerance = float(str(refused).partition("ask for tolerance = ")[2].split()[0])
     values = solved(tolerance)
     while True:
         try:
