@@ -87,7 +87,8 @@ class Certificate:
         lower, upper = self.enclosure(*self.carried_over(low, high), self.rounding(reward, before))
         middle = float(lower + upper) / 2
         width = max(float(upper) - middle, middle - float(lower))
-        return width + _OUTWARDS * (value + abs(middle)), middle
+        width += 2 * UNIT_ROUNDOFF * (value + abs(middle) + 2 * width)
+        return min((max(-float(lower), float(upper)), 0.0), (width, middle))  # not to move V rounds nothing
 
     def reachable(self, reward: float) -> float:
         """An error in value that can be certified whatever the values are, for rewards of this size."""
