@@ -315,8 +315,8 @@ def _solve(
         low, high, more = fixed_point(kernel, full, values, gamma, half_width)
         sweeps += more
         width, middle = certificate.centred(low, high, size, max(float(values.max()), -float(values.min())))
+        values += middle  # also where it is not enough: the next sweep changes less
         if width <= wanted:
-            values += middle
             spread = reorder(values, sizes, agents, range(chain.n))
             return LocalValue(agent, spread, -width, width, gamma * (high - low) / 2, sweeps)
         half_width /= 8
