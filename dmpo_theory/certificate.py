@@ -77,6 +77,19 @@ class Certificate:
         upper = np.maximum(above / most, above / least)
         return lower - _OUTWARDS * abs(lower), upper + _OUTWARDS * abs(upper)
 
+    def centred(self, low: float, high: float, reward: float, value: float) -> tuple[float, float]:
+        """``(width, middle)`` such that ``V + middle`` is within ``width`` of the value, the sum rounded.
+
+        V is what a sweep left that changed it by something in ``[low, high]``, and is of size ``value``; rewards are of
+        size ``reward``.
+        """
+        before = value + max(abs(low), abs(high))
+        lower, upper = self.enclosure(*self.carried_over(low, high), self.rounding(reward, before))
+        middle = float(lower + upper) / 2
+        width = max(float(upper) - middle, middle - float(lower))
+        width += 2 * UNIT_ROUNDOFF * (value + abs(middle) + 2 * width)
+        return min((max(-float(lower), float(upper)), 0.0), (width, middle))  # not to move V rounds nothing
+
     def reachable(self, reward: float) -> float:
         """An error in value that can be certified whatever the values are, for rewards of this size."""
         return 2 * self.rounding(reward, reward / min(self._weights)) / min(self._weights)

@@ -52,8 +52,10 @@ class ClosedLoop:
 
     def reward_functions(self) -> Array:
         """``E[r_i | s]`` on all joint states, ``[n, X]``."""
-        pairs = zip(self.rewards, self.reward_parents, strict=True)
-        return np.stack([on_joint_states(table, members, self.n_states) for table, members in pairs])
+        functions = np.empty((self.n, *self.n_states))
+        for function, table, members in zip(functions, self.rewards, self.reward_parents, strict=True):
+            function[...] = table.reshape([size if j in members else 1 for j, size in enumerate(self.n_states)])
+        return functions.reshape(self.n, -1)
 
     @cached_property
     def ancestors(self) -> tuple[frozenset[int], ...]:
@@ -64,6 +66,15 @@ class ClosedLoop:
             if wider == reach:
                 return tuple(reach)
             reach = wider
+
+    @cached_property
+    def components(self) -> tuple[tuple[int, ...], ...]:
+        """The agents in sets that never affect each other, each ascending: the chain is a product of theirs."""
+        found = list[frozenset[int]]()
+        for reach in self.ancestors:
+            met = [members for members in found if members & reach]
+            found = [members for members in found if not members & reach] + [reach.union(*met)]
+        return tuple(tuple(sorted(members)) for members in found)
 
     @cached_property
     def matrix(self) -> Array:

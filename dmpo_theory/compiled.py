@@ -22,7 +22,7 @@ import numpy as np
 
 from dmpo_theory import kernels
 from dmpo_theory.closed_loop import ClosedLoop
-from dmpo_theory.elimination import TABLE_NUMBERS, greedy_order, read_outside
+from dmpo_theory.elimination import OFF_CENTRE, TABLE_NUMBERS, greedy_order, read_outside
 from dmpo_theory.mdp import Array, contract
 
 _BEST_ORDER_UP_TO = 22
@@ -69,10 +69,11 @@ class CompiledElimination:
         return result
 
     def sweeps(
-        self, term: Array, following: Array, total: Array, gamma: float, width: float, most: int
+        self, value: Array, reward: Array, change: Array, gamma: float, width: float, most: int
     ) -> tuple[float, float, int]:
         """As :meth:`Operator.sweeps`."""
-        low, high, done = kernels.sweeps(self._steps, term, following, total, gamma, width, most, _aligned(self._work))
+        work = _aligned(self._work)
+        low, high, done = kernels.sweeps(self._steps, value, reward, change, gamma, width, most, OFF_CENTRE, work)
         return float(low), float(high), int(done)
 
     def push(self, law: Array) -> Array:
@@ -82,19 +83,13 @@ class CompiledElimination:
     def factor_gradients(self, law: Array, function: Array) -> dict[int, Array]:
         """As :meth:`Operator.factor_gradients`, all of them in one pass."""
         _, by_table = self._reverse(law, function)
-        gradients, at = {}, 0
+        gradients, at = dict[int, Array](), 0
         for step in self._plan:
             axes = [*step.old, *step.new, *(self.chain.n + i for i in step.agents)]
             shape = [self.chain.n_states[axis % self.chain.n] for axis in axes]
             block = by_table[at : at + math.prod(shape)].reshape(shape)
             at += math.prod(shape)
-            for i in step.agents:  # the table is a product of factors: weigh by the others and sum them out
-                weighed, left = block, axes
-                for j in step.agents:
-                    if j != i:
-                        kept = [axis for axis in left if axis != self.chain.n + j]
-                        weighed, left = contract(weighed, left, *_factor(self.chain, j), kept), kept
-                gradients[i] = contract(weighed, left, [*self.chain.parents[i], self.chain.n + i])
+            gradients |= _by_factor(self.chain, block, axes, step.agents)
         return gradients
 
     def _reverse(self, law: Array, function: Array | None) -> tuple[Array, Array]:
@@ -123,6 +118,35 @@ def _best_order(reads: tuple[int, ...], sizes: tuple[float, ...]) -> tuple[int, 
 def _factor(chain: ClosedLoop, i: int) -> tuple[Array, list[int]]:
     """``P_i`` with its axes: ``j`` for ``s_j``, ``n + j`` for ``s_j'``."""
     return chain.kernels[i], [*chain.parents[i], chain.n + i]
+
+
+def _table(chain: ClosedLoop, agents: Sequence[int], contexts: Sequence[int]) -> tuple[Array, list[int]]:
+    """The product of the agents' factors, with its axes: those of ``contexts`` that they read, then the next states."""
+    if len(agents) == 1:
+        return _factor(chain, agents[0])
+    middle = len(agents) // 2  # by halves: einsum is slow on many operands at once, and where the last axis is short
+    left, rows = _table(chain, agents[:middle], contexts)
+    right, columns = _table(chain, agents[middle:], contexts)
+    axes = [*(j for j in contexts if j in rows or j in columns), *(chain.n + i for i in agents)]
+    return contract(left, rows, right, columns, axes), axes
+
+
+def _by_factor(chain: ClosedLoop, by_table: Array, axes: Sequence[int], agents: Sequence[int]) -> dict[int, Array]:
+    """From the derivative in the product of the agents' factors to those in the factors, ``{i: shaped as P_i}``.
+
+    A factor's derivative is weighed by the product of all others, and their next states summed out: first those of one
+    half of the agents, for all of the other half at once, then within either half.
+    """
+    if len(agents) == 1:
+        return {i: contract(by_table, axes, _factor(chain, i)[1]) for i in agents}
+    middle, contexts = len(agents) // 2, [axis for axis in axes if axis < chain.n]
+    gradients = dict[int, Array]()
+    for mine, others in ((agents[:middle], agents[middle:]), (agents[middle:], agents[:middle])):
+        needed = set[int]().union(*(_factor(chain, i)[1] for i in mine))
+        kept = [axis for axis in axes if axis in needed]
+        weighed = contract(by_table, axes, *_table(chain, others, contexts), kept)
+        gradients |= _by_factor(chain, weighed, kept, mine)
+    return gradients
 
 
 def _plan(chain: ClosedLoop, order: Sequence[int], outside: Sequence[int]) -> list[_Step]:
@@ -180,14 +204,12 @@ def _steps(
     tables, strides = [], []
     for step, width in zip(plan, inputs, strict=True):
         axes = [*step.old, *step.new]
-        table, present = np.ones(()), list[int]()
-        for i in step.agents:  # one after another: einsum is slow on many operands at once
-            kernel, labels = _factor(chain, i)
-            wider = [*dict.fromkeys([*present, *labels])]
-            table, present = contract(table, present, kernel, labels, wider), wider
-        ignored = [part for j in axes if j not in present for part in (np.ones(sizes[j]), [j])]
+        table, present = _table(chain, step.agents, axes)
         ends = [*axes, *(chain.n + i for i in step.agents)]
-        tables.append(contract(table, present, *ignored, ends).reshape(-1))
+        if present != ends:
+            ignored = [part for j in axes if j not in present for part in (np.ones(sizes[j]), [j])]
+            table = contract(table, present, *ignored, ends)
+        tables.append(table.reshape(-1))
         strides.append(_strides(axes, sizes, width))
     strides.append(_strides(outside, sizes, 1))
     shifts = []

@@ -24,6 +24,8 @@ from dmpo_theory.mdp import Array, contract
 
 TABLE_NUMBERS = 2**16
 """Compiled, agents are summed out together while their table stays in the second-level cache, or hardly grows."""
+OFF_CENTRE = 1024.0
+"""Changes of a value are little but a constant if they are larger by this than what differs between joint states."""
 
 
 class Operator(Protocol):
@@ -46,12 +48,14 @@ class Operator(Protocol):
         ...
 
     def sweeps(
-        self, term: Array, following: Array, total: Array, gamma: float, width: float, most: int
+        self, value: Array, reward: Array, change: Array, gamma: float, width: float, most: int
     ) -> tuple[float, float, int]:
-        """``term = gamma P term`` again and again where inside and outside are the same, each added to ``total``.
+        """``V = r + gamma P V`` in place, again and again, where inside and outside are the same.
 
-        Until a term's entries differ by at most ``width``, or ``most`` times. The two arrays are used in turn: the last
-        term is in ``following`` if the number of sweeps is odd. Its smallest and largest entry, and that number.
+        Until what a sweep changed, which is left in ``change``, differs between joint states by at most ``width``, or
+        ``most`` times. Where the changes are little but a constant, gamma / (1 - gamma) times that is to come and is
+        added at once: rows sum to 1 only up to a tolerance, so that it would widen the enclosure of the value. Returns
+        the smallest and the largest change of the last sweep, and the number of sweeps.
         """
         ...
 
@@ -85,15 +89,19 @@ class Elimination:
         return self._apply(function, None)
 
     def sweeps(
-        self, term: Array, following: Array, total: Array, gamma: float, width: float, most: int
+        self, value: Array, reward: Array, change: Array, gamma: float, width: float, most: int
     ) -> tuple[float, float, int]:
         """As :meth:`Operator.sweeps`."""
         low, high, done = 0.0, math.inf, 0
-        while done < most and high - low > width:
-            np.multiply(self.apply(term), gamma, out=following)
-            total += following
-            low, high, done = float(following.min()), float(following.max()), done + 1
-            term, following = following, term
+        while done < most:
+            if abs(low + high) > OFF_CENTRE * max(high - low, width):
+                value += gamma / (1 - gamma) * (low + high) / 2
+            elif high - low <= width:
+                break
+            following = reward + gamma * self.apply(value)
+            np.subtract(following, value, out=change)
+            value[:] = following
+            low, high, done = float(change.min()), float(change.max()), done + 1
         return low, high, done
 
     def push(self, law: Array) -> Array:
@@ -141,9 +149,13 @@ def read_outside(chain: ClosedLoop, members: Collection[int]) -> set[int]:
 
 def greedy_order(chain: ClosedLoop, members: Collection[int]) -> tuple[int, ...]:
     """An order of elimination of the members' next states: the smallest intermediate table next."""
-    left, read, order = set(members), set[int](), list[int]()
+    sizes, left, read, order = chain.n_states, sorted(set(members)), set[int](), list[int]()
+
+    def growth(i: int) -> float:
+        return math.prod((sizes[j] for j in chain.parents[i] if j not in read), start=1.0) / sizes[i]
+
     while left:
-        best = min(left, key=lambda i: (_volume(chain, read | set(chain.parents[i]), left - {i}), i))
+        best = min(left, key=growth)
         left.remove(best)
         read |= set(chain.parents[best])
         order.append(best)

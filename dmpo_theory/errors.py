@@ -8,7 +8,8 @@ from collections.abc import Iterable
 import psutil
 
 GIB = 2.0**30
-_FITS_ANYWHERE = 2.0**26
+FITS_ANYWHERE = 2.0**26
+"""Bytes for which nobody asks how much memory there is."""
 
 
 class ProblemTooLarge(MemoryError):
@@ -26,7 +27,7 @@ def require_memory(needed_bytes: float, what: str, remedy: str, limit_gib: float
     Raises:
         ProblemTooLarge: naming ``what``, the GiB it would need, the limit, and the ``remedy``.
     """
-    if limit_gib is None and needed_bytes < _FITS_ANYWHERE:
+    if limit_gib is None and needed_bytes < FITS_ANYWHERE:
         return
     limit = memory_limit(limit_gib)
     if needed_bytes > limit * GIB:

@@ -12,17 +12,18 @@ is returned.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.linalg.lapack import dgetrf, dgetrs
 from tqdm import tqdm
 
-from dmpo_theory.certificate import Certificate
+from dmpo_theory.certificate import UNIT_ROUNDOFF, Certificate
 from dmpo_theory.closed_loop import ClosedLoop, closed_loop
 from dmpo_theory.elimination import Operator
 from dmpo_theory.mdp import Array, LocalPolicy, NetworkedMDP
@@ -35,7 +36,7 @@ from dmpo_theory.routes import (
     predicted_seconds,
     reorder,
 )
-from dmpo_theory.series import discounted_sum
+from dmpo_theory.series import fixed_point
 
 TOLERANCE = 1e-11
 """Largest error in value unless asked otherwise, where float64 can certify it."""
@@ -54,7 +55,7 @@ class LocalValue:
         values: ``V_i(x)``, ``[X]``.
         lower: ``values + lower <= V_i`` on all joint states, rounding counted.
         upper: ``V_i <= values + upper``, likewise.
-        residual: ``max_x |r_i + gamma P V_i - V_i|`` as computed.
+        residual: ``max_x |r_i + gamma P V_i - V_i|`` is at most this, but for rounding.
         sweeps: applications of the kernel; 0 for the dense route.
     """
 
@@ -79,7 +80,7 @@ class Values:
         values: ``V_i(x)``, ``[n, X]``.
         lower: ``values[i] + lower[i] <= V_i`` on all joint states, rounding counted, ``[n]``.
         upper: ``V_i <= values[i] + upper[i]``, likewise, ``[n]``.
-        residual: ``max_x |r_i + gamma P V_i - V_i|`` as computed, ``[n]``.
+        residual: ``max_x |r_i + gamma P V_i - V_i|`` is at most this, but for rounding, ``[n]``.
         method: the route taken, see :mod:`dmpo_theory.routes`.
         sweeps: applications of the kernel, those on a light cone included, all agents together; 0 if dense.
         seconds: wall time.
@@ -194,17 +195,54 @@ def mean_value(
 ) -> LocalValue:
     """The value of the global reward, ``V = (1/n) sum_i V_i``, in one solve; arguments as :func:`local_values`.
 
-    Its ``agent`` is -1.
+    Components of a disconnected graph are solved by themselves. Its ``agent`` is -1.
     """
     chain = closed_loop(mdp, policy)
     route = choose_route(chain, method, 2, 1, memory_limit_gib)
-    everybody, reward = range(chain.n), np.zeros(chain.size)
-    for table, members in zip(chain.rewards, chain.reward_parents, strict=True):
-        reward += reorder(table.reshape(-1), chain.n_states, members, everybody)
     if route == "dense":
-        return next(_one_by_one([-1], *_dense_values(chain, mdp.gamma, (reward / chain.n)[None], tolerance)))
-    size = sum(chain.reward_sizes) / chain.n
-    return _solve(chain, mdp.gamma, route, tolerance, -1, everybody, reward / chain.n, size)
+        rewards = chain.reward_functions().sum(axis=0, keepdims=True) / chain.n
+        return next(_one_by_one([-1], *_dense_values(chain, mdp.gamma, rewards, tolerance)))
+    if len(chain.components) > 1:
+        with contextlib.suppress(ArithmeticError):  # where they cancel, float64 may certify their mean alone
+            found = _mean_by_components(chain, mdp.gamma, route, tolerance)
+            if tolerance is None or found.error_bound <= tolerance:
+                return found
+    return _mean_of(chain, mdp.gamma, route, tolerance, range(chain.n))
+
+
+def _mean_by_components(chain: ClosedLoop, gamma: float, route: Route, tolerance: float | None) -> LocalValue:
+    """The mean value, each component to half of the tolerance: the other half is for what the mean of them rounds."""
+    values, size, width, residual, sweeps = np.zeros(chain.size), 0.0, 0.0, 0.0, 0
+    for members in chain.components:
+        found = _mean_of(chain, gamma, route, tolerance, members, portion=0.5)
+        share, sweeps = len(members) / chain.n, sweeps + found.sweeps
+        values += share * found.values
+        size += share * float(np.abs(found.values).max())
+        width, residual = width + share * found.error_bound, residual + share * found.residual
+    width += 2 * (len(chain.components) + 2) * UNIT_ROUNDOFF * (size + width)  # of the shares, products and sums
+    return LocalValue(-1, values, -width, width, residual, sweeps)
+
+
+def _mean_of(
+    chain: ClosedLoop, gamma: float, route: Route, tolerance: float | None, members: Sequence[int], portion: float = 1.0
+) -> LocalValue:
+    """The mean value of some agents that no others affect."""
+    order = operator(chain, route, members).inside
+    reward = _sum_of_rewards(chain, members, order) / len(members)
+    size = sum(chain.reward_sizes[i] for i in members) / len(members)
+    return _solve(chain, gamma, route, tolerance, -1, order, reward, size, portion=portion)
+
+
+def _sum_of_rewards(chain: ClosedLoop, agents: Sequence[int], readers: Sequence[int]) -> Array:
+    """``sum_i E[r_i | s]`` over some agents, as a function of the states of ``readers``: that of either half first."""
+    if len(agents) == 1:
+        return reorder(chain.rewards[agents[0]].reshape(-1), chain.n_states, chain.reward_parents[agents[0]], readers)
+    total = np.zeros(math.prod(chain.n_states[j] for j in readers))
+    for half in (agents[: len(agents) // 2], agents[len(agents) // 2 :]):
+        read = set[int]().union(*(chain.reward_parents[i] for i in half))
+        few = [j for j in readers if j in read]
+        total += reorder(_sum_of_rewards(chain, half, few), chain.n_states, few, readers)
+    return total
 
 
 def _each_value(
@@ -227,14 +265,24 @@ def _each_value(
             sys.stderr,
         )
 
+    def certain() -> float:  # for all of them: each has a kernel of its own, and a certificate
+        certificates = (_kernel(chain, gamma, route, chain.reward_parents[i])[1] for i in agents)
+        return max(one.reachable(chain.reward_sizes[i]) for i, one in zip(agents, certificates, strict=True))
+
     def solve(i: int) -> LocalValue:
         reward, size = chain.rewards[i].reshape(-1), chain.reward_sizes[i]
-        return _solve(chain, gamma, route, tolerance, i, chain.reward_parents[i], reward, size)
+        return _solve(chain, gamma, route, tolerance, i, chain.reward_parents[i], reward, size, certain)
 
     with bar:
         for value in in_threads(solve, agents, threads if len(agents) > 1 else 1):
             bar.update()
             yield value
+
+
+def _kernel(chain: ClosedLoop, gamma: float, route: Route, members: Sequence[int]) -> tuple[Operator, Certificate]:
+    """The kernel of all agents that ever matter to the states of ``members``, and its certificate."""
+    kernel = operator(chain, route, set[int]().union(*(chain.ancestors[j] for j in members)))
+    return kernel, Certificate(chain, gamma, kernel.inside, kernel.roundings)
 
 
 def _solve(
@@ -246,54 +294,46 @@ def _solve(
     members: Sequence[int],
     reward: Array,
     size: float,
+    certain: Callable[[], float] = lambda: 0.0,
+    portion: float = 1.0,
 ) -> LocalValue:
-    """The value of a reward of a size that depends on the states of ``members``, on all agents' states."""
-    sizes, reads = chain.n_states, sorted(set[int]().union(*(chain.ancestors[j] for j in members)))
-    kernel = operator(chain, route, reads)
-    agents = kernel.inside
-    certificate = Certificate(chain, gamma, agents, kernel.roundings)
-    largest = max(chain.reward_sizes)
-    wanted = _tolerance(certificate, tolerance, size, largest, gamma)
+    """The value of a reward of a size that depends on the states of ``members``, on all agents' states.
+
+    To a portion of the tolerance. A refusal names what is certain to be certified here, and for others too.
+    """
+    sizes, (kernel, certificate) = chain.n_states, _kernel(chain, gamma, route, members)
+    agents, reachable = kernel.inside, certificate.reachable(size)
+    wanted = _tolerance(tolerance, reachable, portion)
+    if wanted <= certificate.out_of_reach(size):
+        raise _beyond_float64(wanted, max(reachable, certain()), gamma, size)
     full = reorder(reward, sizes, members, agents)
-    if chain.size < _LIGHT_CONE_FROM:
-        values, sweeps = discounted_sum(kernel, full.copy(), full.copy(), gamma, wanted / 2)
-    else:
-        values, sweeps = _along_the_light_cone(chain, gamma, route, kernel, members, reward, wanted / 2)
-    for attempt in range(3):  # rounding in the sweeps may leave a residual that another few correct
-        residuals = gamma * kernel.apply(values)
-        residuals += full
-        residuals -= values
-        error = certificate.rounding(size, float(np.abs(values).max()))
-        lower, upper = certificate.enclosure(float(residuals.min()), float(residuals.max()), error)
-        if max(-lower, upper) <= wanted:
+    values, sweeps = full.copy(), 0
+    if chain.size >= _LIGHT_CONE_FROM:
+        values, sweeps = _along_the_light_cone(chain, gamma, route, kernel, members, reward)
+    half_width = max(wanted - reachable / 2, wanted / 2)
+    for _ in range(3):  # should rounding take more than its share, less is left for the bounds
+        low, high, more = fixed_point(kernel, full, values, gamma, half_width)
+        sweeps += more
+        width, middle = certificate.centred(low, high, size, max(float(values.max()), -float(values.min())))
+        values += middle  # also where it is not enough: the next sweep changes less
+        if width <= wanted:
             spread = reorder(values, sizes, agents, range(chain.n))
-            return LocalValue(agent, spread, lower, upper, float(np.abs(residuals).max()), sweeps + 1)
-        if attempt < 2:
-            correction, more = discounted_sum(kernel, residuals, residuals.copy(), gamma, wanted / 2)
-            values, sweeps = values + correction, sweeps + more + 1
-    certain = certificate.reachable(largest)  # for the other agents too
-    raise _beyond_float64(wanted, max(3 * -lower, 3 * upper, certain), gamma, size)
+            return LocalValue(agent, spread, -width, width, gamma * (high - low) / 2, sweeps)
+        half_width /= 8
+    raise _beyond_float64(wanted, max(3 * width, reachable, certain()), gamma, size)
 
 
 def _along_the_light_cone(
-    chain: ClosedLoop,
-    gamma: float,
-    route: Route,
-    kernel: Operator,
-    members: Sequence[int],
-    reward: Array,
-    half_width: float,
+    chain: ClosedLoop, gamma: float, route: Route, kernel: Operator, members: Sequence[int], reward: Array
 ) -> tuple[Array, int]:
-    """:func:`discounted_sum` whose first terms are computed as functions of the few agents that they depend on."""
-    sizes, term, total, sweeps = chain.n_states, reward, reward, 0
-    while len(members) < len(kernel.inside):
-        cone = operator(chain, route, members)
-        term = gamma * cone.apply(reorder(term, sizes, members, cone.inside))
-        total = reorder(total, sizes, members, cone.outside) + term
-        members, sweeps = cone.outside, sweeps + 1
-    term, total = (reorder(function, sizes, members, kernel.inside).copy() for function in (term, total))
-    values, more = discounted_sum(kernel, term, total, gamma, half_width)
-    return values, sweeps + more
+    """The first sweeps of :func:`fixed_point`, of functions of the few agents that they depend on."""
+    sizes, values, reads, sweeps = chain.n_states, reward, members, 0
+    while len(reads) < len(kernel.inside):
+        cone = operator(chain, route, reads)
+        values = gamma * cone.apply(reorder(values, sizes, reads, cone.inside))
+        values += reorder(reward, sizes, members, cone.outside)
+        reads, sweeps = cone.outside, sweeps + 1
+    return reorder(values, sizes, reads, kernel.inside).copy(), sweeps
 
 
 def _dense_values(
@@ -303,14 +343,20 @@ def _dense_values(
     kernel, size = chain.matrix, max(chain.reward_sizes)
     roundings = chain.n + min(chain.size, _BLOCK) + -(-chain.size // _BLOCK)
     certificate = Certificate(chain, gamma, range(chain.n), roundings)
-    wanted = _tolerance(certificate, tolerance, size, size, gamma)
+    reachable = certificate.reachable(size)
+    wanted = _tolerance(tolerance, reachable)
+    if wanted <= certificate.out_of_reach(size):
+        raise _beyond_float64(wanted, reachable, gamma, size)
     system = kernel * -gamma
     system.reshape(-1)[:: chain.size + 1] += 1
     factors, pivots, _ = dgetrf(system.T, overwrite_a=True)  # LAPACK wants columns; I - gamma P is never singular
     values: Array = dgetrs(factors, pivots, rewards.T, trans=1)[0].T
     for attempt in range(3):
-        residuals = rewards + gamma * _by_blocks(kernel, values) - values
-        error = certificate.rounding(size, float(np.abs(values).max()))
+        residuals = _by_blocks(kernel, values)
+        residuals *= gamma
+        residuals += rewards
+        residuals -= values
+        error = certificate.rounding(size, max(float(values.max()), -float(values.min())))
         lowest, highest = residuals.min(axis=1), residuals.max(axis=1)
         lower, upper = certificate.enclosure(lowest, highest, error)
         reached = float(max(-lower.min(), upper.max()))
@@ -318,7 +364,7 @@ def _dense_values(
             return values, lower, upper, np.maximum(-lowest, highest)
         if attempt < 2:
             values = values + dgetrs(factors, pivots, residuals.T, trans=1)[0].T
-    raise _beyond_float64(wanted, max(3 * reached, certificate.reachable(size)), gamma, size)
+    raise _beyond_float64(wanted, max(3 * reached, reachable), gamma, size)
 
 
 def _one_by_one(
@@ -330,25 +376,23 @@ def _one_by_one(
 
 def _by_blocks(kernel: Array, values: Array) -> Array:
     """``P V`` summed block by block, which rounds less often than one long sum."""
-    total = np.zeros_like(values)
-    for at in range(0, len(kernel), _BLOCK):
+    total: Array = values[:, :_BLOCK] @ kernel[:, :_BLOCK].T
+    for at in range(_BLOCK, len(kernel), _BLOCK):
         total += values[:, at : at + _BLOCK] @ kernel[:, at : at + _BLOCK].T
     return total
 
 
-def _tolerance(certificate: Certificate, tolerance: float | None, size: float, largest: float, gamma: float) -> float:
-    """The tolerance asked for, or the default one, for rewards of one size, the largest of all agents beside it."""
+def _tolerance(tolerance: float | None, reachable: float, portion: float = 1.0) -> float:
+    """A portion of the tolerance asked for, or of the default one if that is reachable."""
     if tolerance is None:
-        return max(TOLERANCE, certificate.reachable(size))
+        return max(portion * TOLERANCE, reachable)
     if not tolerance > 0:
         raise ValueError(f"tolerance = {tolerance!r} must be a positive number, in units of value")
-    if tolerance <= certificate.out_of_reach(size):
-        raise _beyond_float64(tolerance, certificate.reachable(largest), gamma, size)
-    return tolerance
+    return portion * tolerance
 
 
 def _beyond_float64(wanted: float, reachable: float, gamma: float, size: float) -> ArithmeticError:
     return ArithmeticError(
         f"float64 cannot certify values to tolerance = {wanted:g} at gamma = {gamma:g} and rewards of size {size:.3g}; "
-        f"ask for tolerance = {reachable:.2g} or more"
+        f"ask for tolerance = {1.05 * reachable:.2g} or more"  # two digits may be as much as 1 / 21 too few
     )

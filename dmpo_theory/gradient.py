@@ -101,7 +101,8 @@ def policy_gradient(mdp: NetworkedMDP, policy: LocalPolicy, values: Array, law: 
     """
     mean = values if values.ndim == 1 else values.mean(axis=0)
     through = _through_kernels(mdp, policy, mean, range(mdp.n), law)
-    return tuple(_in_logits(mdp, policy, i, through[i], law, 1 / mdp.n) for i in range(mdp.n))
+    visited = _visited(mdp, policy, law)
+    return tuple(_in_logits(mdp, policy, i, through[i], visited[i], 1 / mdp.n) for i in range(mdp.n))
 
 
 def truncated_gradient(
@@ -155,8 +156,8 @@ def truncated_gradient(
         found = _through_kernels(mdp, policy, function / mdp.n, seen, law)
         for i in count_for:
             through[i] += found[i]
-    weights = [_reward_weights(mdp, i, balls[i], reward)[i] for i in everybody]
-    return tuple(_in_logits(mdp, policy, i, through[i], law, weights[i]) for i in everybody)
+    weights, visited = [_reward_weights(mdp, i, balls[i], reward)[i] for i in everybody], _visited(mdp, policy, law)
+    return tuple(_in_logits(mdp, policy, i, through[i], visited[i], weights[i]) for i in everybody)
 
 
 def truncated_state_gradient(
@@ -232,20 +233,32 @@ def _through_kernels(
     )
 
 
-def _in_logits(mdp: NetworkedMDP, policy: LocalPolicy, i: int, through: Array, law: Array, weight: float) -> Array:
+def _in_logits(mdp: NetworkedMDP, policy: LocalPolicy, i: int, through: Array, visited: Array, weight: float) -> Array:
     """From the gradient in ``P_i``, and the own reward at a weight, to the one in agent i's softmax logits.
 
-    The other agents' rewards do not depend on ``a_i`` and cancel.
+    The other agents' rewards do not depend on ``a_i`` and cancel; ``visited`` is the law of what else matters.
     """
     chain, n = closed_loop(mdp, policy), mdp.n
     acts, action, after = list(policy.parents[i]), n, n + 1
     axes = [*mdp.transition_parents[i], action, after]
     q: Array = mdp.gamma * contract(through, [*chain.parents[i], after], mdp.transition[i], axes, [*acts, action])
-    members = sorted({*acts, i})
-    visited = marginal(law, members, mdp.n_states).reshape([mdp.n_states[j] for j in members])
-    q = q + weight * contract(visited, members, mdp.reward[i], [i, action], [*acts, action])
+    q = q + weight * contract(visited, sorted({*acts, i}), mdp.reward[i], [i, action], [*acts, action])
     pi = policy.table[i]
     return np.asarray(pi * (q - (pi * q).sum(axis=-1, keepdims=True)))
+
+
+def _visited(mdp: NetworkedMDP, policy: LocalPolicy, law: Array) -> list[Array]:
+    """The law of what agent i's policy reads, and of its own state, for every agent: ``[S_j for j ascending]``."""
+
+    def of(agents: Sequence[int], law: Array, known: Sequence[int]) -> list[Array]:  # by halves: few sums are long
+        members = sorted({*agents}.union(*(policy.parents[i] for i in agents)))
+        law = marginal(law, [known.index(j) for j in members], [mdp.n_states[j] for j in known])
+        if len(agents) == 1:
+            return [law.reshape([mdp.n_states[j] for j in members])]
+        middle = len(agents) // 2
+        return of(agents[:middle], law, members) + of(agents[middle:], law, members)
+
+    return of(range(mdp.n), law, range(mdp.n))
 
 
 def marginal(law: Array, members: Sequence[int], n_states: Sequence[int]) -> Array:

@@ -296,30 +296,31 @@ def reverse(steps, law, function, pushed, by_table, work, adjoint, factors):  # 
         context[k] = 0
 
 
-@njit(nogil=True, cache=True, fastmath=True)
-def _accumulate(following, total, gamma):  # type: ignore[no-untyped-def]
-    """Scale ``following`` in place and add it to ``total``; its smallest and its largest entry."""
-    low = high = gamma * following[0]
-    for x in range(np.uint64(len(following))):
-        value = gamma * following[x]
-        following[x] = value
-        total[x] += value
-        low, high = min(low, value), max(high, value)
+@njit(nogil=True, cache=True, fastmath={"contract", "nnan", "nsz"})  # in order: the change is that of what is kept
+def _advance(change, value, reward, gamma):  # type: ignore[no-untyped-def]
+    """From ``P V`` in ``change`` to ``r + gamma P V`` in ``value``, less V in ``change``; its least and largest."""
+    low, high = np.inf, -np.inf
+    for x in range(np.uint64(len(value))):
+        following = reward[x] + gamma * change[x]
+        difference = following - value[x]
+        value[x], change[x] = following, difference
+        low, high = min(low, difference), max(high, difference)
     return low, high
 
 
 @_compiled
-def sweeps(steps, term, following, total, gamma, width, most, work):  # type: ignore[no-untyped-def]
-    """``term = gamma P term`` again and again, in the two arrays in turn, each added to ``total``.
-
-    Until a term's entries differ by at most ``width``, or ``most`` times. The last term's smallest and largest entry,
-    and the number of sweeps; the last term is in ``following`` if it is odd.
-    """
+def sweeps(steps, value, reward, change, gamma, width, most, off_centre, work):  # type: ignore[no-untyped-def]
+    """See :meth:`dmpo_theory.elimination.Operator.sweeps`."""
     low, high, done = 0.0, np.inf, 0
-    while done < most and high - low > width:
-        apply(steps, term, following, work)
-        low, high = _accumulate(following, total, gamma)
-        term, following = following, term
+    while done < most:
+        if abs(low + high) > off_centre * max(high - low, width):
+            shift = gamma / (1 - gamma) * (low + high) / 2
+            for x in range(np.uint64(len(value))):
+                value[x] += shift
+        elif high - low <= width:
+            break
+        apply(steps, value, change, work)
+        low, high = _advance(change, value, reward, gamma)
         done += 1
     return low, high, done
 

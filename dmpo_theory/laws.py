@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 import scipy.linalg
@@ -50,35 +53,50 @@ def occupancy(
     """
     chain, gamma = closed_loop(mdp, policy), mdp.gamma
     route = choose_route(chain, method, 1, 1, memory_limit_gib)
-    start = _start_law(chain, start)
     if route == "dense":
+        start = _start_law(chain, start)
         law: Array = (1 - gamma) * scipy.linalg.solve((np.eye(chain.size) - gamma * chain.matrix).T, start)
         residual = np.abs((1 - gamma) * start + gamma * law @ chain.matrix - law).sum()
         return StateLaw(law, float(residual), route)
     kernel, everybody = operator(chain, route), range(chain.n)
-    start = reorder(start, chain.n_states, everybody, kernel.inside)
-    state, weight = start, 1.0
-    law = np.zeros(chain.size)
+    uniform, start = start is None, _start_law(chain, start)
+    start = start if uniform else reorder(start, chain.n_states, everybody, kernel.inside)
+    parts, states = [kernel], [start.copy()]
+    if uniform:  # the components of a disconnected graph stay independent: the law at t is a product of small ones
+        parts = [operator(chain, route, members) for members in chain.components]
+        states = [np.full(size, 1 / size) for size in (math.prod(chain.n_states[i] for i in p.inside) for p in parts)]
+    order = [i for part in parts for i in part.inside]
+    law, weight = np.zeros(chain.size), 1.0
     for sweep in range(MAX_SWEEPS):
         if sweep == PATIENCE:  # the chain hardly mixes: solve for the occupancy of what is left
+            law, state = (reorder(f, chain.n_states, order, kernel.inside).copy() for f in (law, _product(states)))
+            parts, order, states = [kernel], list(kernel.inside), [state]
             rest, _ = krylov(
                 lambda y: y - gamma * kernel.push(y), (1 - gamma) * state, (1 - gamma) * tolerance / chain.size, 1000
             )
             if rest is not None:
-                state = np.maximum(rest, 0.0)
+                states = [np.maximum(rest, 0.0)]
                 break
-        following = kernel.push(state)
+        law += (1 - gamma) * weight * _product(states)
+        following = [part.push(state) for part, state in zip(parts, states, strict=True)]
+        for x, after in zip(states, following, strict=True):
+            x -= after
         # With the tail closed by the next law the residual is weight gamma |P' x' - x'|, and P' contracts in L1.
-        change = weight * gamma * np.abs(following - state).sum()
-        law += (1 - gamma) * weight * state
-        state, weight = following, weight * gamma
+        change = weight * gamma * sum(float(np.abs(x, out=x).sum()) for x in states)
+        states, weight = following, weight * gamma
         if change <= (1 - gamma) * tolerance:
             break
     else:
         raise ArithmeticError(f'no convergence in {MAX_SWEEPS} sweeps at gamma = {gamma!r}; use method="dense"')
-    law += weight * state
+    law += weight * _product(states)
+    law = reorder(law, chain.n_states, order, kernel.inside)
     residual = np.abs((1 - gamma) * start + gamma * kernel.push(law) - law).sum()
     return StateLaw(reorder(law, chain.n_states, kernel.inside, everybody), float(residual), route)
+
+
+def _product(laws: Sequence[Array]) -> Array:
+    """The joint law of independent parts, the first slowest."""
+    return reduce(np.multiply.outer, laws).reshape(-1)
 
 
 def stationary(

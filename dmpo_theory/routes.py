@@ -23,7 +23,7 @@ from dmpo_theory.elimination import (
     greedy_order,
     read_outside,
 )
-from dmpo_theory.errors import GIB, ProblemTooLarge, memory_limit
+from dmpo_theory.errors import FITS_ANYWHERE, GIB, ProblemTooLarge, memory_limit
 from dmpo_theory.mdp import Array
 
 Method = Literal["auto", "dense", "compiled", "numpy"]
@@ -76,20 +76,21 @@ def choose_route(
     if method in ("auto", "dense") and chain.size <= _SMALL and limit_gib is None:
         return "dense"
     eliminating: Route = "numpy" if method == "numpy" or not has_numba() else "compiled"
-    limit = memory_limit(limit_gib)
-    needs = {route: memory_needed(chain, route, functions, threads) for route in ("dense", eliminating)}
-    seconds = {
-        route: predicted_seconds(chain, route, solved or functions) for route in needs if needs[route] <= limit * GIB
-    }
     wanted = [eliminating, "dense"] if method == "auto" else [method]
-    fitting = [route for route in wanted if route in seconds]
+    needs = {route: memory_needed(chain, route, functions, threads) for route in ("dense", eliminating)}
+    seconds = {route: predicted_seconds(chain, route, solved or functions) for route in needs}
+    fastest = min(wanted, key=lambda route: seconds[route])
+    if limit_gib is None and needs[fastest] <= FITS_ANYWHERE:
+        return fastest
+    limit = memory_limit(limit_gib)
+    fitting = [route for route in wanted if needs[route] <= limit * GIB]
     if not fitting:
         listed = ", ".join(f"{route} {needed / GIB:.3g} GiB" for route, needed in needs.items())
         fits = _agents_that_fit(chain, wanted[0], functions, threads, limit)
         raise ProblemTooLarge(
             f"a joint space of {_text(chain.size)} states ({chain.n} agents) needs too much memory: {listed}; "
             f"the limit is {limit:.3g} GiB, in which {fits} such agents would fit; use fewer agents or local states"
-            + (', or method="auto"' if method == "dense" and eliminating in seconds else "")
+            + (', or method="auto"' if method == "dense" and needs[eliminating] <= limit * GIB else "")
         )
     return min(fitting, key=lambda route: seconds[route])
 

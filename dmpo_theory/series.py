@@ -1,9 +1,9 @@
-r"""``sum_t gamma^t P^t f``: MacQueen-Porteus bounds, and Krylov methods for chains that hardly mix.
+r"""``V = r + gamma P V``: sweeps with MacQueen-Porteus bounds, and Krylov methods for chains that hardly mix.
 
-With ``x_t = gamma^t P^t f`` the series lies between ``sum_{t<=k} x_t + gamma / (1 - gamma) min x_k`` and the same with
-``max``. The bounds are rigorous and close as fast as the chain mixes, where the terms alone fall by gamma a sweep. A
-chain that mixes slowly at a discount near 1 leaves thousands of sweeps; then ``(I - gamma P) y = gamma P x_k`` is
-solved for the tail, and what its residual is still short of goes on as sweeps, under the same bounds.
+If a sweep changes V by ``x``, the fixed point lies between ``V + gamma / (1 - gamma) min x`` and the same with ``max``,
+V after the sweep. The bounds are rigorous and close as fast as the chain mixes, where ``x`` alone falls by gamma a
+sweep. A chain that mixes slowly at a discount near 1 leaves thousands of sweeps; then ``(I - gamma P) y = gamma P x``
+is solved for all that is to come, and what its residual is still short of goes on as sweeps, under the same bounds.
 
 References:
     J. MacQueen, A modified dynamic programming method for Markovian decision problems, 1966.
@@ -14,6 +14,7 @@ References:
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -23,40 +24,40 @@ from dmpo_theory.elimination import Operator
 from dmpo_theory.mdp import Array
 
 MAX_SWEEPS = 1_000_000
-PATIENCE = 150
+PATIENCE = 120
 """Sweeps left from which a Krylov method is tried; see benchmarks/slow_chains.py."""
-_CHECK_EVERY = 16
+_CHECK_EVERY = 24
 _GMRES_VECTORS, _GMRES_UP_TO = 30, 2**18
 
 
-def discounted_sum(kernel: Operator, term: Array, total: Array, gamma: float, half_width: float) -> tuple[Array, int]:
-    """Carry on ``total = sum_{u<=t} x_u`` from ``term = x_t`` to the whole series; and the number of sweeps."""
-    following = np.empty_like(term)
-    low, high = float(term.min()), float(term.max())
-    sweeps, earlier, solvable = 0, math.inf, True
+def fixed_point(
+    kernel: Operator, reward: Array, value: Array, gamma: float, half_width: float
+) -> tuple[float, float, int]:
+    """Carry on ``V <- r + gamma P V`` in place until the bounds are ``2 half_width`` apart, or rounding stops them.
+
+    Returns:
+        the smallest and the largest change of the last sweep, and the number of applications of the kernel.
+    """
+    change = np.empty_like(value)
+    range_wanted = min(2 * half_width * (1 - gamma) / max(gamma, sys.float_info.min), sys.float_info.max)
+    sweeps, earlier, solvable = 0, float(np.ptp(reward)), True  # what a sweep from V = 0 changes
     while sweeps < MAX_SWEEPS:
-        width = gamma / (1 - gamma) * (high - low) / 2
-        if width <= half_width:
-            total += gamma / (1 - gamma) * (high + low) / 2
-            return total, sweeps
-        fall = max(math.log(earlier / width), -_CHECK_EVERY * math.log(gamma))  # in as many sweeps
-        left = _CHECK_EVERY * math.log(width / half_width) / fall
+        low, high, more = kernel.sweeps(value, reward, change, gamma, range_wanted, _CHECK_EVERY)
+        sweeps += more
+        if more < _CHECK_EVERY or (sweeps > more and high - low >= earlier):  # little enough, or no longer falling
+            return low, high, sweeps
+        width = max(high - low, range_wanted)
+        fall = max(math.log(max(earlier, width) / width), -_CHECK_EVERY * math.log(gamma))  # in as many sweeps
+        earlier, left = high - low, _CHECK_EVERY * math.log(width / range_wanted) / fall
         if solvable and left > PATIENCE:  # a tail of hundreds of sweeps: solve (I - gamma P) y = gamma P x_t for it
-            target = gamma * kernel.apply(term)
+            target = gamma * kernel.apply(change)
             tail, more = krylov(
                 lambda y: y - gamma * kernel.apply(y), target, (1 - gamma) * half_width / 8, int(left / 2)
             )
-            sweeps += more
-            if solvable := tail is not None:  # what its residual is still short of goes on as sweeps
-                term = target + gamma * kernel.apply(tail) - tail
-                total += tail + term
-                low, high, earlier = float(term.min()), float(term.max()), math.inf
-                continue
-        earlier, range_wanted = width, 2 * half_width * (1 - gamma) / gamma
-        low, high, more = kernel.sweeps(term, following, total, gamma, range_wanted, _CHECK_EVERY)
-        sweeps += more
-        if more % 2:
-            term, following = following, term
+            sweeps += more + 1
+            if solvable := tail is not None:
+                value += tail
+                earlier = math.inf
     raise ArithmeticError(f"no convergence in {MAX_SWEEPS} sweeps at gamma = {gamma!r}; lower gamma")
 
 

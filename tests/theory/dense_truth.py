@@ -222,14 +222,13 @@ def check_operator(chain: ClosedLoop, route: Route, inside: Collection[int] | No
         slack = 1e-12 * (np.abs(law) @ dense @ np.abs(function) + size[index])
         assert abs(stepped - law @ following - gradients[i][index]) <= slack
     if set(kernel.inside) == set(kernel.outside):
-        term, total = function.copy(), function.copy()
-        after = np.empty_like(term)
-        low, high, done = kernel.sweeps(term, after, total, 0.7, 0.0, 1)
+        value, reward, change = function.copy(), rng.standard_normal(len(function)), np.empty(len(function))
+        low, high, done = kernel.sweeps(value, reward, change, 0.7, 0.0, 1)
         assert done == 1
-        worst = max(worst, _relative(after, 0.7 * following, dense @ np.abs(function)))
-        assert (total == function + after).all()
-        assert (low, high) == (after.min(), after.max())
-        assert (term == function).all()
+        size = np.abs(reward) + dense @ np.abs(function)
+        worst = max(worst, _relative(value, reward + 0.7 * following, size))
+        assert (change == value - function).all()
+        assert (low, high) == (change.min(), change.max())
     return worst
 
 

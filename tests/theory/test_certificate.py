@@ -192,6 +192,66 @@ def test_the_tolerance_that_a_refusal_names_is_certified(route: str) -> None:
         assert named is None or refusal(mdp, policy, route, named) is None, seed
 
 
+def beside_a_lonely_agent(gamma: float) -> tuple[NetworkedMDP, LocalPolicy]:
+    """Agent 0 on its own, whose kernel hardly rounds; the others of one reward, so that values are the largest ones."""
+    graph = AgentGraph.from_edges(4, [(1, 2), (2, 3)])
+    sizes = [1, 4, 4, 4]
+    mdp, policy = random_tables(graph, sizes, [1] * 4, gamma, np.random.default_rng(0), radii=(1, 1))
+    constant = tuple(np.ones((size, 1)) for size in sizes)
+    mdp = NetworkedMDP(graph, gamma, mdp.transition, constant, mdp.transition_parents)
+    return mdp, LocalPolicy(mdp, policy.table, policy.parents)
+
+
+@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize("gamma", [0.0, 0.9, 0.999])
+def test_the_tolerance_that_is_named_is_certified_for_every_agent(route: str, gamma: float) -> None:
+    """A kernel of many agents rounds more often than that of the agent which is refused first."""
+    mdp, policy = beside_a_lonely_agent(gamma)
+    named = refusal(mdp, policy, route, 1e-17)
+    assert named is not None
+    assert refusal(mdp, policy, route, named) is None
+
+
+@pytest.mark.parametrize("route", ["compiled", "numpy"])
+def test_any_tolerance_however_large(route: str) -> None:
+    for gamma in (0.0, 0.9):
+        mdp, policy = beside_a_lonely_agent(gamma)
+        for tolerance in (3.0, 1e300, float("inf")):
+            result = solved(mdp, policy, route, tolerance)
+            assert result.error_bound <= min(tolerance, 10.0)
+            assert np.abs(result.values - 1 / (1 - gamma)).max() <= result.error_bound
+
+
+@pytest.mark.parametrize("route", ["compiled", "numpy"])
+@pytest.mark.parametrize("gamma", [0.0, 0.9, 0.99])
+def test_the_mean_of_components_reaches_every_tolerance(route: str, gamma: float) -> None:
+    """Also one that float64 certifies for none of them: rewards of a thousand that cancel, in agents of one state."""
+    edges = AgentGraph.from_edges(4, [(2, 3)])
+    sizes = [1, 1, 2, 3]
+    mdp, policy = random_tables(edges, sizes, [1] * 4, gamma, np.random.default_rng(1))
+    rewards = (np.full((1, 1), 1000.0), np.full((1, 1), -1000.0), *mdp.reward[2:])
+    mdp = NetworkedMDP(edges, gamma, mdp.transition, rewards, mdp.transition_parents)
+    policy = LocalPolicy(mdp, policy.table, policy.parents)
+    exact = rational_values_of_tables(mdp, policy)
+    refused = 0
+    for tolerance in (None, 1.0, *(2.0**-k / (1 - gamma) for k in range(20, 52, 2))):
+        try:
+            found = mean_value(mdp, policy, method=route, tolerance=tolerance)  # type: ignore[arg-type]
+        except ArithmeticError as error:
+            refused += 1
+            named = float(str(error).partition("ask for tolerance = ")[2].split()[0])
+            assert tolerance is not None
+            assert tolerance < named
+            found = mean_value(mdp, policy, method=route, tolerance=named)  # type: ignore[arg-type]
+            assert found.error_bound <= named
+        else:
+            assert tolerance is None or found.error_bound <= tolerance
+        for x, value in enumerate(found.values):
+            true = sum((row[x] for row in exact), fmpq(0)) / 4
+            assert exactly(found.lower) <= true - exactly(value) <= exactly(found.upper)
+    assert 0 < refused < 10
+
+
 @pytest.mark.parametrize("route", ROUTES)
 def test_enclosures_count_rewards_that_cancel(route: str) -> None:
     """Rewards whose mean vanishes but for rounding: the enclosure is as wide as what the actions' rewards round."""

@@ -7,7 +7,7 @@ import pytest
 import quantecon
 import threadpoolctl
 
-from dmpo_theory import exact, routes, series
+from dmpo_theory import exact, laws, routes, series
 from dmpo_theory.closed_loop import closed_loop
 from dmpo_theory.errors import ProblemTooLarge
 from dmpo_theory.exact import each_value, local_values, mean_value
@@ -227,6 +227,52 @@ def test_the_mean_value_takes_one_solve(method: str) -> None:
     mean = mean_value(mdp, policy, method=method)  # type: ignore[arg-type]
     values = local_values(mdp, policy, method=method)  # type: ignore[arg-type]
     assert np.abs(mean.values - values.values.mean(axis=0)).max() <= mean.error_bound + values.error_bound
+
+
+def apart(gamma: float = 0.8) -> tuple[NetworkedMDP, LocalPolicy]:
+    """Three components, their agents' numbers mixed."""
+    graph = AgentGraph.from_edges(6, [(0, 3), (3, 5), (1, 4)])
+    mdp = random_mdp(graph, n_states=[2, 3, 2, 2, 2, 3], gamma=gamma, concentration=0.3, rng=7)
+    return mdp, random_policy(mdp, rng=8)
+
+
+def test_components_are_what_never_meets() -> None:
+    assert sorted(closed_loop(*apart()).components) == [(0, 3, 5), (1, 4), (2,)]
+    copy = np.eye(2)[:, None]
+    parents = tuple(((i + 1) % 6,) if i < 4 else (i,) for i in range(6))  # 4 and 5 do not read, but 3 reads 4
+    mdp = NetworkedMDP(ring(6), 0.9, (copy,) * 6, (np.ones((2, 1)),) * 6, parents)
+    policy = LocalPolicy(mdp, (np.ones((2, 1)),) * 6, tuple((i,) for i in range(6)))
+    assert sorted(closed_loop(mdp, policy).components) == [(0, 1, 2, 3, 4), (5,)]
+
+
+@pytest.mark.parametrize("method", ROUTES)
+def test_the_mean_value_of_components(method: str) -> None:
+    mdp, policy = apart()
+    mean = mean_value(mdp, policy, method=method)  # type: ignore[arg-type]
+    chain = closed_loop(mdp, policy)
+    expected = np.linalg.solve(np.eye(chain.size) - mdp.gamma * chain.matrix, chain.reward_functions().mean(axis=0))
+    assert np.abs(mean.values - expected).max() <= mean.error_bound + 1e-13 < 1.1e-11
+
+
+@pytest.mark.parametrize("method", ["compiled", "numpy"])
+@pytest.mark.parametrize("patience", [laws.PATIENCE, 3])
+@pytest.mark.parametrize("solvable", [True, False])
+def test_the_occupancy_of_components(
+    method: str, patience: int, solvable: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From a uniform start they stay independent; from any other, or in a Krylov method, they are solved together."""
+    mdp, policy = apart()
+    kernel = closed_loop(mdp, policy).matrix
+    monkeypatch.setattr(laws, "PATIENCE", patience)
+    if not solvable:
+        monkeypatch.setattr(laws, "krylov", lambda *problem: (None, 0))
+    rng = np.random.default_rng(0)
+    for start in (None, rng.dirichlet(np.ones(len(kernel)))):
+        law = np.full(len(kernel), 1 / len(kernel)) if start is None else start
+        expected = 0.2 * np.linalg.solve(np.eye(len(kernel)) - 0.8 * kernel.T, law)
+        result = occupancy(mdp, policy, start, method=method)  # type: ignore[arg-type]
+        assert np.abs(result.law - expected).sum() < 1e-10
+        assert result.residual <= 0.2e-10
 
 
 def test_values_stream_in_the_order_asked_for() -> None:
