@@ -32,8 +32,18 @@ _PPO = (
     ("lr_actor=3e-3", "lr_critic=3e-3"),
 )
 CANDIDATES: Mapping[str, Sequence[Sequence[str]]] = {
-    "ia2c": ((), ("lr_actor=3e-3",), ("lr_actor=3e-3", "lr_critic=3e-3", "copies=8"), ("lr_actor=1e-2",)),
-    "ic3net": ((), ("lr=3e-3",), ("updates=5", "minibatches=4"), ("lr=3e-3", "updates=5", "minibatches=4")),
+    "ia2c": (
+        (),
+        ("lr_actor=1e-3",),
+        ("lr_actor=3e-3",),
+        ("lr_actor=3e-3", "lr_critic=3e-3", "copies=8"),
+    ),
+    "ic3net": (
+        (),
+        ("lr=1e-3",),
+        ("lr=1e-3", "updates=5", "minibatches=4"),
+        ("updates=5", "minibatches=4"),
+    ),
     "dppo": _PPO,
     "cppo": _PPO,
     "dmpo": ((), ("lr_actor=2e-3",), ("rollout_steps=75", "warmup_steps=150"), ("model_rounds=2", "lr_actor=2e-3")),

@@ -107,8 +107,8 @@ _CACC_TUNED: Mapping[str, OnPolicy] = {
     "dmpo-true-model": TrueModelPreset(**_CACC),
     "dppo": Preset(**_CACC_PPO),
     "cppo": Preset(**_CACC_PPO, kappa_critic=math.inf),
-    "ic3net": RecurrentPreset(**_CACC, copies=16, rollout_steps=25),
-    "ia2c": IndependentPreset(**_CACC, copies=16, rollout_steps=10, critic_steps=4),
+    "ic3net": RecurrentPreset(**_CACC, copies=16, rollout_steps=25, lr=3e-3),
+    "ia2c": IndependentPreset(**_CACC, copies=16, rollout_steps=10, critic_steps=4, lr_actor=1e-2),
 }
 
 # Positions that wrap hide how long the ring is; what a driver sees does not.
