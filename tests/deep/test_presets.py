@@ -152,8 +152,8 @@ def test_sequences_are_not_divided():
 
 
 def test_a_task_without_presets_of_an_algorithm_says_so():
-    with pytest.raises(ValueError, match="no preset of dmpo-true-model on tabular; tabular has presets of cppo, dmpo"):
-        get_preset("tabular", "dmpo-true-model")
+    with pytest.raises(ValueError, match="no preset of dmpo-true-model on eight; eight has presets of cppo, dmpo"):
+        get_preset("eight", "dmpo-true-model")
 
 
 def test_unknown_preset_names_the_nearest():
