@@ -140,17 +140,21 @@ def test_nothing_is_left_of_a_script_that_is_stopped(number, tmp_path):
         stderr=subprocess.DEVNULL,
         env=variables,
         start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # which shells ignore in the background
     ) as run:
         assert run.stdout is not None
         assert run.stdout.readline() == b"running\n"
         workers = psutil.Process(run.pid).children(recursive=True)
-        assert len(workers) >= 2
-        assert list(tmp_path.glob("dmpo-sumo-*"))
-        if number == signal.SIGINT:
-            os.killpg(run.pid, number)  # as a terminal does it, to the workers, too
-        else:
-            run.send_signal(number)
-        run.wait(20)
+        try:
+            assert len(workers) >= 2
+            assert list(tmp_path.glob("dmpo-sumo-*"))
+            if number == signal.SIGINT:
+                os.killpg(run.pid, number)  # as a terminal does it, to the workers, too
+            else:
+                run.send_signal(number)
+            run.wait(20)
+        finally:
+            run.kill()
     _, alive = psutil.wait_procs(workers, timeout=20)
     assert not alive
     assert not list(tmp_path.glob("dmpo-sumo-*")), "files left"
