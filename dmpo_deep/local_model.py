@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -31,7 +32,7 @@ class Fit(NamedTuple):
     """Gradient steps until it stopped."""
 
 
-class LocalModel(nn.Module):
+class LocalModel(nn.Module, ABC):
     """``n`` local models, each with its own weights and normalisation, all taken from its own data.
 
     Args:
@@ -79,41 +80,36 @@ class LocalModel(nn.Module):
         """Room for ``width`` numbers of every agent that are set from its data."""
         self.register_buffer(name, torch.full((len(self.net.index), 1, width), value))
 
+    @abstractmethod
     def predict(self, obs: np.ndarray, action: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Next observations ``[N, n, d]`` and rewards ``[N, n]`` after ``obs [N, n, d]`` and ``action [N, n, ...]``."""
-        raise NotImplementedError
 
+    @abstractmethod
     def error(self, obs: np.ndarray, action: np.ndarray, next_obs: np.ndarray) -> float:
         """Mean error of the next observation on transitions ``[N, n, ...]``, the ensemble taken together."""
-        raise NotImplementedError
 
     def one_step_error(self, new: Trajectory) -> float:
         """:meth:`error` on a rollout."""
         return self.error(*(x.reshape(-1, *x.shape[2:]) for x in (new.obs, new.action, new.next_obs)))
 
+    @abstractmethod
     def open_loop_errors(self, new: Trajectory, horizon: int) -> np.ndarray | None:
         """Errors ``[horizon]`` after 1, 2 .. steps under the recorded actions; None where they say nothing."""
-        raise NotImplementedError
 
-    def open_loop_error(self, new: Trajectory, horizon: int) -> float | None:
-        """The last of :meth:`open_loop_errors`."""
-        errors = self.open_loop_errors(new, horizon)
-        return None if errors is None else float(errors[-1])
-
+    @abstractmethod
     def _normalize(self, obs: Tensor, next_obs: Tensor, reward: Tensor, alive: Tensor) -> None:
         """Set normalisation of outputs from data ``[N, n, ...]``."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _targets(self, obs: Tensor, next_obs: Tensor, reward: Tensor) -> Tensor:
         """The target of every output, ``[n, N, ...]``."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _error(self, outputs: Tensor, target: Tensor, alive: Tensor) -> Tensor:
         """Error of each output, ``[n, N, ...]``, that of the reward only where the task goes on.
 
         ``n`` counts all members of an ensemble if ``alive`` is ``[ensemble, N]``.
         """
-        raise NotImplementedError
 
     def _inputs(self, obs: Tensor, action: Tensor) -> Tensor:
         """Observations ``[N, n, d]`` and own actions ``[N, n, ...]`` to network inputs ``[n, N, F]``."""

@@ -88,8 +88,7 @@ def fit(setting: Setting, kappa: float, data: Trajectory) -> Fit:
     settled = [seen_part(mdp, lifted[i], members) for i, members in enumerate(nets.members)]
     where, size = states_heard(nets, data), nets.table.shape[1]
     nets.put(settled)
-    surprise = agents.estimates(data)[0] - agents.values(torch.from_numpy(data.obs))
-    scores = by_copy(surprise.numpy(), where, size)
+    scores = surprise(agents, data)
 
     masses = [marginal(setting.law, members, mdp.n_states) for members in nets.members]
     often, influence = np.zeros((mdp.n, size), dtype=bool), np.zeros_like(scores)
@@ -113,6 +112,13 @@ def fit(setting: Setting, kappa: float, data: Trajectory) -> Fit:
     return Fit(agents, settled, tables, scores, influence, often, names)
 
 
+def surprise(agents: Agents, data: Trajectory) -> Array:
+    """``mean_t 1{u_t = u} (target_t - V(u))`` of every copy, by what the critics hear: ``[B, n, L]``."""
+    tables: LocalTables = agents.critic  # type: ignore[assignment]
+    error = agents.estimates(data)[0] - agents.values(torch.from_numpy(data.obs))
+    return by_copy(error.numpy(), states_heard(tables, data), tables.table.shape[1])
+
+
 def check_critic(setting: Setting, kappa: float, found: Fit) -> list[Finding]:
     """The target's mean at the exact fixed point, the fitted tables, and the bounds on the fixed point."""
     about, error = f"kappa {kappa:g}", np.zeros(found.often.shape)
@@ -132,7 +138,7 @@ def check_network(setting: Setting, kappa: float, found: Fit, data: Trajectory) 
     The optimiser stops short of the least squares that the data determine: it is allowed one standard error and
     :data:`PRECISION`.
     """
-    net = fitted_network(setting, kappa, found, data)
+    net = fitted_network(setting, kappa, data)
     lifted = settled_on_joint(setting, kappa)
     said = on_joint(setting.mdp, [t[:, 0] for t in tabulated(net, setting.mdp)], heard_by(net))
     error = np.zeros(found.often.shape)
@@ -145,7 +151,7 @@ def check_network(setting: Setting, kappa: float, found: Fit, data: Trajectory) 
     return no_deviation("network critic", f"kappa {kappa:g}", beyond, spread, *rest)
 
 
-def fitted_network(setting: Setting, kappa: float, found: Fit, data: Trajectory) -> LocalNets:
+def fitted_network(setting: Setting, kappa: float, data: Trajectory) -> LocalNets:
     """A critic network fitted by Eq. 8 to its own targets.
 
     A network gives samples with the same input the same value, so the loss is that of the targets' means over them,

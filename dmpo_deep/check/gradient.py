@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from dmpo_deep.check.critic import Fit
+from dmpo_deep.check.critic import Fit, surprise
 from dmpo_deep.check.setting import Setting, by_copy, states_heard
 from dmpo_deep.check.statistics import FEW, Finding, half_width, mean_is_zero, no_deviation
 from dmpo_deep.check.tables import LocalTables, on_joint, seen_part, widened
@@ -114,12 +114,12 @@ def check_update(setting: Setting, kappa: float, data: Trajectory) -> list[Findi
     put(agents, setting, critics)
     actor, critic = _tables(agents)
     gain, far = setting.target
-    surprise = gain + critics @ far.T - critics
+    expected_surprise = gain + critics @ far.T - critics
     expected_step = np.zeros(critic.table.shape[:2])
     for i, members in enumerate(critic.members):
-        sums = np.bincount(states_of(setting.mdp, members), weights=setting.law * surprise[i])
+        sums = np.bincount(states_of(setting.mdp, members), weights=setting.law * expected_surprise[i])
         expected_step[i, : len(sums)] = 2 * sums
-    slopes, scores = sampled_gradient(agents, data), 2 * sampled_surprise(agents, data)
+    slopes, scores = sampled_gradient(agents, data), 2 * surprise(agents, data)
     agents.actor_optimizer = torch.optim.SGD(agents.actor.parameters(), lr=1.0)  # type: ignore[assignment]
     agents.critic_optimizer = torch.optim.SGD(agents.critic.parameters(), lr=1.0)  # type: ignore[assignment]
     before = [nets.table.detach().double().numpy().copy() for nets in (actor, critic)]
@@ -139,13 +139,6 @@ def check_update(setting: Setting, kappa: float, data: Trajectory) -> list[Findi
         scale = max(setting.size, float(np.abs(before[0]).max() if name == "policy update" else 0.0))
         found.append(no_deviation(name, about, error, spread, count - 1, labels, setting.level, scale))
     return found
-
-
-def sampled_surprise(agents: Agents, data: Trajectory) -> Array:
-    """``mean_t 1{u_t = u} (target_t - V(u))`` of every copy, ``[B, n, L]``."""
-    tables: LocalTables = agents.critic  # type: ignore[assignment]
-    surprise = agents.estimates(data)[0] - agents.values(torch.from_numpy(data.obs))
-    return by_copy(surprise.numpy(), states_heard(tables, data), tables.table.shape[1])
 
 
 def _judged(setting: Setting, policy: LocalPolicy, data: Trajectory) -> tuple[np.ndarray, list[str]]:

@@ -99,7 +99,7 @@ class Setting:
         """
         size, (copies, steps, n) = self.mdp.n_joint_states, (self.copies, self.steps, self.mdp.n)
         require_memory(8.0 * 8 * size**2, f"the chain on {size} joint states", "check an MDP with fewer agents")
-        row = 4 * (2 * max(self.mdp.n_states) + 16 * max(1, len(self.mdp.n_states)))
+        row = 4 * (2 * max(self.mdp.n_states) + 16 * n)
         require_memory(
             2.0 * copies * steps * n * row, f"{copies} copies of {steps} steps", "give fewer copies or steps"
         )

@@ -22,7 +22,7 @@ from dmpo_deep.envs.atsc_traffic import SYSTEM, SignalTraffic, Timing, layout
 from dmpo_deep.envs.signals import departures, read_network
 from dmpo_deep.envs.simulated import Simulated
 from dmpo_deep.envs.sumo import BACKENDS
-from dmpo_deep.envs.validate import require_discrete
+from dmpo_deep.envs.validate import require_choices, require_discrete
 
 DATA = Path(__file__).parent / "data"
 GRID_NETWORK, GRID_DEMAND = DATA / "grid5x5.net.xml", DATA / "grid5x5.rou.xml"
@@ -148,14 +148,12 @@ class SignalGrid(Simulated):
         gamma: float = 0.99,
         draws: Sequence[float] | None = None,
     ) -> None:
-        for name, value, known in (
-            ("lanes", lanes, ("distinct", "by_link")),
-            ("observation", observation, ("wave", "wave_and_phase")),
-            ("reward_fn", reward_fn, tuple(COSTS)),
-            ("backend", backend, BACKENDS),
-        ):
-            if value not in known:
-                raise ValueError(f"{name} = {value!r}; give {' or '.join(map(repr, known))}")
+        require_choices(
+            lanes=(lanes, ("distinct", "by_link")),
+            observation=(observation, ("wave", "wave_and_phase")),
+            reward_fn=(reward_fn, COSTS),
+            backend=(backend, BACKENDS),
+        )
         if not (0 <= yellow_time < delta_time and min_green >= 0 and begin_time >= 0):
             raise ValueError(
                 f"yellow_time = {yellow_time}, delta_time = {delta_time}, min_green = {min_green}, begin_time = "

@@ -19,7 +19,7 @@ from dmpo_deep.envs.ring import leaders
 from dmpo_deep.envs.simulated import Simulated
 from dmpo_deep.envs.sumo import BACKENDS
 from dmpo_deep.envs.traffic import Traffic
-from dmpo_deep.envs.validate import require_continuous
+from dmpo_deep.envs.validate import require_choices, require_continuous
 from dmpo_deep.envs.workers import Fleet
 from dmpo_theory.graph import AgentGraph, ring
 
@@ -84,16 +84,14 @@ class FigureEight(Simulated):
         gamma: float = 0.99,
         draws: Sequence[float] | None = None,
     ) -> None:
-        for name, value, known in (
-            ("right_of_way", right_of_way, tuple(SPEED_MODES)),
-            ("collision_rule", collision_rule, ("end", "ignore")),
-            ("observation", observation, ("paper", "local")),
-            ("graph", graph, ("cycle", "conflict")),
-            ("beyond_limit", beyond_limit, ("refuse", "clip")),
-            ("backend", backend, BACKENDS),
-        ):
-            if value not in known:
-                raise ValueError(f"{name} = {value!r}; give {' or '.join(map(repr, known))}")
+        require_choices(
+            right_of_way=(right_of_way, SPEED_MODES),
+            collision_rule=(collision_rule, ("end", "ignore")),
+            observation=(observation, ("paper", "local")),
+            graph=(graph, ("cycle", "conflict")),
+            beyond_limit=(beyond_limit, ("refuse", "clip")),
+            backend=(backend, BACKENDS),
+        )
         if not (LEAST_RADIUS <= radius < np.inf and 0 <= warmup <= LONGEST_WARMUP and 0 < limit < np.inf):
             raise ValueError(
                 f"radius = {radius}, warmup = {warmup}, limit = {limit}; give a radius of at least {LEAST_RADIUS:g} m, "

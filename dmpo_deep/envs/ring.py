@@ -20,7 +20,7 @@ import numpy as np
 from gymnasium.spaces import Box, Discrete, MultiDiscrete
 
 from dmpo_deep.envs.traffic import DT, Traffic
-from dmpo_deep.envs.validate import require_continuous, require_copies, require_running
+from dmpo_deep.envs.validate import require_choices, require_continuous, require_copies, require_running
 from dmpo_theory import graph
 
 if TYPE_CHECKING:
@@ -135,15 +135,13 @@ class Ring:
         gamma: float = 0.99,
         draws: Sequence[float] | None = None,
     ) -> None:
-        for name, value, known in (
-            ("start", start, ("even", "bunched")),
-            ("observation", observation, ("paper", "local")),
-            ("beyond_limit", beyond_limit, ("refuse", "clip")),
-            ("actions", actions, ("aligned", "original")),
-            ("backend", backend, ("numpy", "sumo")),
-        ):
-            if value not in known:
-                raise ValueError(f"{name} = {value!r}; give {known[0]!r} or {known[1]!r}")
+        require_choices(
+            start=(start, ("even", "bunched")),
+            observation=(observation, ("paper", "local")),
+            beyond_limit=(beyond_limit, ("refuse", "clip")),
+            actions=(actions, ("aligned", "original")),
+            backend=(backend, ("numpy", "sumo")),
+        )
         if not 0 <= humans < CARS:
             raise ValueError(f"humans = {humans}; give 0 to {CARS - 1}: of {CARS} cars at least one learns")
         if not (0 <= noise < np.inf and limit > 0 and warmup >= 0):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ PROCESS = 2**28
 """Bytes of a copy's process."""
 
 
-class Simulated:
+class Simulated(ABC):
     """``batch`` copies of a simulated task.
 
     Args:
@@ -62,9 +63,9 @@ class Simulated:
         """Steps since the episodes began, ``[B]``."""
         return self._time
 
+    @abstractmethod
     def observe(self) -> np.ndarray:
         """Current observations ``[B, n, d]``, float32."""
-        raise NotImplementedError
 
     def _require_running(self) -> None:
         require_running(self._time >= self.horizon)

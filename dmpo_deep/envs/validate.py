@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -28,6 +28,13 @@ def require_copies(
     if (bad := ~((array >= 0) & (array < 1))).any():
         raise ValueError(f"draw {array[bad][0]} is out of range; draws are numbers in [0, 1)")
     return array
+
+
+def require_choices(**options: tuple[str, Collection[str]]) -> None:
+    """Check each option, ``name=(value, allowed)``, against what it may be."""
+    for name, (value, allowed) in options.items():
+        if value not in tuple(allowed):
+            raise ValueError(f"{name} = {value!r}; give {' or '.join(map(repr, allowed))}")
 
 
 def require_running(ended: np.ndarray) -> None:

@@ -1,17 +1,41 @@
-"""Simulations without SUMO, to test what their processes do; at module level, so that workers can be sent them."""
+"""Simulations to test with: one in this process at a time, and one without SUMO, to see what its processes do."""
 
 import os
 import signal
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
+from dmpo_deep.envs import NetworkedEnv, make_env
 from dmpo_deep.envs.sumo import SimulationError
 
 
+@contextmanager
+def one_at_a_time(task: str) -> Iterator[Callable[..., NetworkedEnv]]:
+    """Makes copies of a simulated task in this process, each in the place of the last."""
+    made: list[NetworkedEnv] = []
+
+    def make(**options):
+        for env in made:
+            env.close()
+        made.append(make_env(task, 1, isolated=False, **options))
+        return made[-1]
+
+    try:
+        yield make
+    finally:
+        for env in made:
+            env.close()
+
+
 class Counter:
-    """Frames are the seed, the steps so far, the sum of all actions, and the process."""
+    """Frames are the seed, the steps so far, the sum of all actions, and the process.
+
+    It stands at module level so that workers can be sent it.
+    """
 
     def __init__(self, folder: Path, trouble: str = "", at: int = -1, always: bool = False) -> None:
         self.folder, self.trouble, self.at, self.always = folder, trouble, at, always

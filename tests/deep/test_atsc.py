@@ -20,6 +20,7 @@ from dmpo_deep.envs.signals import read_network, yellow
 from dmpo_deep.envs.sumo import Session
 from dmpo_deep.episodes import Episodes, play
 from dmpo_theory.graph import grid
+from tests.deep.simulations import one_at_a_time
 
 ROOT = Path(__file__).parents[2]
 ELSEWHERE = {
@@ -37,18 +38,8 @@ RATES = {
 
 @pytest.fixture
 def local():
-    """Makes networks in this process, one after the other."""
-    made = []
-
-    def make(**options):
-        for env in made:
-            env.close()
-        made.append(make_env("atsc", 1, isolated=False, **options))
-        return made[-1]
-
-    yield make
-    for env in made:
-        env.close()
+    with one_at_a_time("atsc") as make:
+        yield make
 
 
 def test_the_network_is_the_published_one(local):

@@ -24,22 +24,13 @@ from dmpo_deep.envs.eight_road import (
 )
 from dmpo_deep.envs.sumo import Session
 from dmpo_deep.episodes import play
+from tests.deep.simulations import one_at_a_time
 
 
 @pytest.fixture
 def local():
-    """Makes figure eights in this process, one after the other."""
-    made = []
-
-    def make(**options):
-        for env in made:
-            env.close()
-        made.append(make_env("eight", 1, isolated=False, **options))
-        return made[-1]
-
-    yield make
-    for env in made:
-        env.close()
+    with one_at_a_time("eight") as make:
+        yield make
 
 
 def score(env, acceleration):

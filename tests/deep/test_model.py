@@ -52,7 +52,7 @@ def test_model_learns_a_linear_system_and_keeps_to_it_for_25_steps():
     _, fresh = linear_data(np.random.default_rng(1))
     model = fitted(trajectory, graph)
     assert model.one_step_error(fresh) < 0.01
-    error = model.open_loop_error(fresh, 25)
+    error = model.open_loop_errors(fresh, 25)[-1]
     assert error < 0.1 * fresh.obs[25:].std()
     flat = (fresh.obs.reshape(-1, N, D), fresh.action.reshape(-1, N))
     reward = model.predict(*flat, RNG)[1]
@@ -83,15 +83,15 @@ def test_predictions_stay_within_the_data():
     assert (np.abs(reward) <= np.abs(trajectory.reward).max(axis=(0, 1)) + 1e-5).all()
 
 
-def test_open_loop_error_leaves_out_windows_in_which_an_episode_ends():
+def test_open_loop_errors_leave_out_windows_in_which_an_episode_ends():
     graph, trajectory = linear_data(np.random.default_rng(0), steps=10, copies=2)
     model = fitted(trajectory, graph, steps=5)
     trajectory.terminated[3, 0] = True
     trajectory.truncated[7, 1] = True
-    assert model.open_loop_error(trajectory, 5) is not None
-    assert model.open_loop_error(trajectory, 10) is None
+    assert model.open_loop_errors(trajectory, 5) is not None
+    assert model.open_loop_errors(trajectory, 10) is None
     trajectory.terminated[:] = True
-    assert model.open_loop_error(trajectory, 5) is None
+    assert model.open_loop_errors(trajectory, 5) is None
 
 
 def test_charges_at_the_end_are_no_rewards_to_learn():
