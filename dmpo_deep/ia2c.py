@@ -20,11 +20,6 @@ from dmpo_deep.ppo import LocalAgents, agents_first, descend, normalized, value_
 from dmpo_deep.rollout import Trajectory
 
 
-def policy_gradient_loss(log_prob: Tensor, advantage: Tensor) -> Tensor:
-    """Eq. 10 without entropy, for every agent: ``[n, N]`` to ``[n]``."""
-    return -(log_prob * advantage).mean(dim=1)
-
-
 class IndependentAgents(LocalAgents):
     """:class:`~dmpo_deep.ppo.LocalAgents` that learn by advantage actor-critic, each from its own reward."""
 
@@ -33,6 +28,10 @@ class IndependentAgents(LocalAgents):
     def __init__(self, env: NetworkedEnv, preset: IndependentPreset, rng: torch.Generator) -> None:
         super().__init__(env, preset, rng)
         self.mask = torch.eye(env.graph.n, dtype=torch.bool)
+
+    def policy_loss(self, log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor) -> Tensor:
+        """Eq. 10 without entropy."""
+        return -(log_prob * advantage).mean(dim=1)
 
     def update(self, data: Trajectory, rng: np.random.Generator) -> dict[str, float]:
         """One actor step and ``critic_steps`` critic steps on a rollout; what is worth logging.
@@ -45,7 +44,7 @@ class IndependentAgents(LocalAgents):
             advantage = normalized(advantage)
         obs, action = tensor(data.obs), agents_first(tensor(data.action))
         log_prob, entropy = self.actor.evaluate(self.actor.net.gather(obs), action)
-        loss, spread = policy_gradient_loss(log_prob, advantage), entropy.mean(dim=1)
+        loss, spread = self.policy_loss(log_prob, log_prob.detach(), advantage), entropy.mean(dim=1)
         descend(self.actor_optimizer, [(loss - self.preset.entropy * spread).sum()])
         heard = self.critic.gather(obs)
         for _ in range(self.preset.critic_steps):

@@ -13,6 +13,7 @@ Three places where the printed equations cannot be meant as they stand:
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -91,10 +92,18 @@ def minibatches(size: int, count: int, rng: np.random.Generator) -> Iterator[Ten
     yield from tensor(order).tensor_split(count)
 
 
-class LocalAgents:
+class LocalAgents(ABC):
     """The actors and critics of all agents, what they hear, and their estimates of targets and advantages."""
 
     preset: ActorCritic
+
+    @abstractmethod
+    def policy_loss(self, log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor) -> Tensor:
+        """What the policies descend, without entropy: ``[n, N]`` to ``[n]``."""
+
+    @abstractmethod
+    def update(self, data: Trajectory, rng: np.random.Generator) -> dict[str, float]:
+        """Learn from one batch of the current policy's data; what is worth logging."""
 
     def __init__(self, env: NetworkedEnv, preset: ActorCritic, rng: torch.Generator) -> None:
         graph, d = env.graph, env.observation_space.shape[0]
@@ -170,6 +179,10 @@ class Agents(LocalAgents):
 
     preset: Preset
 
+    def policy_loss(self, log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor) -> Tensor:
+        """:func:`clipped_loss`."""
+        return clipped_loss(log_prob, old_log_prob, advantage, self.preset.clip)
+
     def update(self, data: Trajectory, rng: np.random.Generator) -> dict[str, float]:
         """Lines 12-13: gradient steps on one batch of the current policy's data; what is worth logging.
 
@@ -223,7 +236,7 @@ class Agents(LocalAgents):
         for share, piece in self._pieces(part):
             log_prob, entropy = self.actor.evaluate(batch.heard[:, piece], batch.action[:, piece])
             old = batch.old[:, piece]
-            surrogate = clipped_loss(log_prob, old, batch.advantage[:, piece], preset.clip)
+            surrogate = self.policy_loss(log_prob, old, batch.advantage[:, piece])
             spread = entropy.mean(dim=1)
             yield (surrogate - preset.entropy * spread).sum() * share
             with torch.no_grad():

@@ -294,6 +294,12 @@ def test_check_writes_its_tables_and_a_bug_is_status_one(tmp_path: Path, capsys:
     shown = capsys.readouterr()
     assert "FAILS" in shown.out
     assert "checks failed: policy gradient" in shown.err
+    assert run("check", *small, "--algo", "ia2c", "--out", tmp_path / "ia2c") == 0
+    assert (
+        capsys.readouterr()
+        .out.splitlines()[-1]
+        .endswith("(findings.csv, critics.csv, gradients.csv, check.png, check.pdf)")
+    )
     assert run("check", "--bug", "list") == 0
     assert "matrix-power" in capsys.readouterr().out
 
@@ -326,6 +332,9 @@ def test_a_study_of_the_gap_goes_on_where_it_was_stopped(tmp_path: Path, capsys:
             ("check", "--copies", "5", "--out", "{tmp}/r"),
             "5 copies of 20 steps are too few data to judge anything; give at least 2",
         ),
+        (("check", "--algo", "ic3net", "--out", "{tmp}/r"), "policies of ic3net remember"),
+        (("check", "--algo", "cppo", "--kappas", "1", "--out", "{tmp}/r"), "critics of this algorithm hear everybody"),
+        (("check", "--algo", "ia2c", "--bug", "leak", "--out", "{tmp}/r"), "mistakes are put into dmpo"),
         (("check", "--level", "0", "--out", "{tmp}/r"), "level = 0.0 is no probability between 0 and 1"),
         (("check", "--set", "n=16", "--out", "{tmp}/r"), "the chain on 65536 joint states needs 256 GiB"),
         (("gap", "--graphs", "ring", "--out", "{tmp}/r"), "--graphs 'ring' is not FAMILY:N; give for example ring:6"),

@@ -6,6 +6,7 @@ found by the check that is named for it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,13 +16,17 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("gymnasium")
 
+from dmpo_deep.algorithms import ALGORITHMS
 from dmpo_deep.check.bugs import BUGS
 from dmpo_deep.check.critic import critic_error, fit, settled_on_joint
 from dmpo_deep.check.gradient import check_gradient, expected, truncated
 from dmpo_deep.check.run import Report, run, stages
 from dmpo_deep.check.setting import Setting
 from dmpo_deep.check.statistics import LEVEL, Finding
+from dmpo_deep.hyperparameters import ActorCritic
 from dmpo_deep.nets import one_thread
+from dmpo_deep.ppo import LocalAgents
+from dmpo_deep.presets import get_preset
 from dmpo_theory.graph import named_graph
 from dmpo_theory.instance_file import load_instance
 from dmpo_theory.instances import noisy_relay, random_mdp, random_policy
@@ -89,6 +94,16 @@ def test_the_learner_computes_what_it_should(case: str, seed: int, learned: Lear
     report = run(Setting(*make(), seed=seed), kappas)
     learned(report)
     assert {f.level for f in report.findings} == {LEVEL}
+    assert not report.failed, report.failed
+
+
+@pytest.mark.parametrize("algo", ["dppo", "cppo", "ia2c"])
+def test_so_do_the_rivals(algo: str, seed: int, learned: Learned) -> None:
+    base: ActorCritic = get_preset("tabular", algo)  # type: ignore[assignment]
+    population: Callable[..., LocalAgents] = ALGORITHMS[algo].population  # type: ignore[assignment]
+    setting = Setting(*drawn("path", 4), seed=seed, make_agents=population, base=base)
+    report = run(setting, [math.inf if base.kappa_critic == math.inf else 1])
+    learned(report)
     assert not report.failed, report.failed
 
 

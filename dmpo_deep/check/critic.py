@@ -15,7 +15,7 @@ from dmpo_deep.check.setting import Setting, by_copy, states_heard
 from dmpo_deep.check.statistics import FEW, SINGLE, Finding, half_width, mean_is_zero, no_deviation, within
 from dmpo_deep.check.tables import LocalTables, heard_by, local_observations, on_joint, seen_part, tabulated
 from dmpo_deep.nets import LocalNets
-from dmpo_deep.ppo import Agents
+from dmpo_deep.ppo import LocalAgents
 from dmpo_deep.rollout import Trajectory
 from dmpo_theory.bootstrap import seen_target, settled_critic
 from dmpo_theory.bounds import BOUNDS
@@ -48,7 +48,7 @@ class Fit:
         names: of those entries.
     """
 
-    agents: Agents
+    agents: LocalAgents
     settled: list[Array]
     tables: list[Array]
     scores: Array
@@ -112,7 +112,7 @@ def fit(setting: Setting, kappa: float, data: Trajectory) -> Fit:
     return Fit(agents, settled, tables, scores, influence, often, names)
 
 
-def surprise(agents: Agents, data: Trajectory) -> Array:
+def surprise(agents: LocalAgents, data: Trajectory) -> Array:
     """``mean_t 1{u_t = u} (target_t - V(u))`` of every copy, by what the critics hear: ``[B, n, L]``."""
     tables: LocalTables = agents.critic  # type: ignore[assignment]
     error = agents.estimates(data)[0] - agents.values(torch.from_numpy(data.obs))
@@ -205,17 +205,18 @@ class CriticError:
     """The instance's own: the robust envelope of ``N_i^kappa`` encloses ``V_i``, its expectation and ``V^phi``."""
 
 
-def critic_error(setting: Setting, kappa: int, found: Fit) -> CriticError:
+def critic_error(setting: Setting, kappa: float, found: Fit) -> CriticError:
     """Errors of fitted, settled and extended critics against exact values, with the bounds on them."""
     mdp, settled = setting.mdp, settled_on_joint(setting, kappa)
     fitted = on_joint(mdp, found.tables, found.members)
     judged = on_joint(mdp, list(found.often.astype(float)), found.members) > 0
     errors = [float(np.abs(v - setting.values)[judged].max()) for v in (fitted, settled, setting.extended(kappa))]
     bounds = BoundSetting.of(mdp, setting.policy)
-    printed, corrected = (max(map(float, BOUNDS[f"theorem1-{b}"].value(bounds, kappa))) for b in ("printed", "tight"))
-    envelope = max(float(e.errors()[-1]) for e in each_envelope(mdp, setting.policy, kappa))
+    hops = setting.hops(kappa)
+    printed, corrected = (max(map(float, BOUNDS[f"theorem1-{b}"].value(bounds, hops))) for b in ("printed", "tight"))
+    envelope = max(float(e.errors()[-1]) for e in each_envelope(mdp, setting.policy, hops))
     width = float(half_width(found.spread[found.often], found.freedom, setting.level).max())
-    return CriticError(kappa, errors[0], width, errors[1], errors[2], printed, corrected, envelope)
+    return CriticError(hops, errors[0], width, errors[1], errors[2], printed, corrected, envelope)
 
 
 def _within_bounds(setting: Setting, kappa: float) -> Finding:

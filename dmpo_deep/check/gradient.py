@@ -7,7 +7,8 @@ against the exact gradient of all agents' return.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import math
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from dmpo_deep.check.critic import Fit, surprise
 from dmpo_deep.check.setting import Setting, by_copy, states_heard
 from dmpo_deep.check.statistics import FEW, Finding, half_width, mean_is_zero, no_deviation
 from dmpo_deep.check.tables import LocalTables, on_joint, seen_part, widened
-from dmpo_deep.ppo import Agents, clipped_loss
+from dmpo_deep.ppo import LocalAgents
 from dmpo_deep.rollout import Trajectory
 from dmpo_theory.bootstrap import advantage_continuation, states_of
 from dmpo_theory.bounds import BOUNDS
@@ -28,11 +29,11 @@ GROUPS = 40
 """Groups of copies whose fitted critics give the interval of the critic bias."""
 
 
-def sampled_gradient(agents: Agents, data: Trajectory) -> Array:
-    """The gradient of the clipped surrogate at the old policy in its logits, by copy: ``[B, n, L, A]``.
+def sampled_gradient(agents: LocalAgents, data: Trajectory) -> Array:
+    """The gradient of the policies' loss at the old policy in its logits, by copy: ``[B, n, L, A]``.
 
-    Exactly what line 12 descends, without entropy and normalisation: advantages by :meth:`Agents.estimates`, the loss
-    by :func:`~dmpo_deep.ppo.clipped_loss`, its derivative by autograd.
+    Exactly what line 12 descends, without entropy and normalisation: advantages by :meth:`LocalAgents.estimates`, the
+    loss by :meth:`LocalAgents.policy_loss`, its derivative by autograd.
     """
     nets: LocalTables = agents.actor.net  # type: ignore[assignment]
     heard = nets.gather(torch.from_numpy(data.obs))
@@ -40,8 +41,7 @@ def sampled_gradient(agents: Agents, data: Trajectory) -> Array:
     action, old = (torch.from_numpy(x).flatten(end_dim=1).T for x in (data.action, data.log_prob))
     log_prob, _ = agents.actor.head.evaluate(logits, action)
     advantage = agents.estimates(data)[1].flatten(end_dim=1).T
-    loss = clipped_loss(log_prob, old, advantage, agents.preset.clip).sum()
-    (slope,) = torch.autograd.grad(loss, logits)
+    (slope,) = torch.autograd.grad(agents.policy_loss(log_prob, old, advantage).sum(), logits)
     steps, copies, n = data.action.shape
     by_sample = -(slope * steps * copies).reshape(n, steps, copies, -1).permute(3, 1, 2, 0).numpy()
     where, size = states_heard(nets, data), nets.table.shape[1]
@@ -55,14 +55,19 @@ def expected(setting: Setting, policy: LocalPolicy, kappa: float, lam: float, cr
     tables = []
     for i in range(mdp.n):
         weights = np.zeros(mdp.n)
-        weights[list(mdp.graph.neighbors(i, kappa))] = 1 / mdp.n
+        weights[list(mdp.graph.neighbors(i, kappa)) if setting.sums else i] = 1 / mdp.n
         by_state = state_gradient(mdp, policy, i, weights @ follows, weights)
         tables.append(expected_gradient(mdp, policy, i, by_state, setting.law))
     return padded(tables)
 
 
 def truncated(setting: Setting, policy: LocalPolicy, kappa: float) -> Array:
-    """Theorem 2: truncated gradients, reading (i)(b), with conditional expectations as critics: ``[n, L, A]``."""
+    """Theorem 2: truncated gradients, reading (i)(b), with conditional expectations as critics: ``[n, L, A]``.
+
+    Of agents that mind their own advantage alone, the expectation of their estimate.
+    """
+    if not setting.sums:
+        return expected(setting, policy, kappa, 0.0, setting.extended(kappa))
     return padded(
         truncated_gradient(
             setting.mdp,
@@ -109,7 +114,6 @@ def check_update(setting: Setting, kappa: float, data: Trajectory) -> list[Findi
     by twice their mean surprise, of which the target's expectation is known.
     """
     agents, policy = _agents(setting, kappa, 0.0)
-    agents.preset = replace(agents.preset, updates=1, minibatches=1)
     critics = setting.extended(kappa)
     put(agents, setting, critics)
     actor, critic = _tables(agents)
@@ -149,7 +153,7 @@ def _judged(setting: Setting, policy: LocalPolicy, data: Trajectory) -> tuple[np
     return often, [f"agent {i}, state {u} of what it hears, action {a}" for i, u, a in np.argwhere(often)]
 
 
-def _tables(agents: Agents) -> tuple[LocalTables, LocalTables]:
+def _tables(agents: LocalAgents) -> tuple[LocalTables, LocalTables]:
     return agents.actor.net, agents.critic  # type: ignore[return-value]
 
 
@@ -166,12 +170,12 @@ class GradientError:
     critic_interval: float
     truncation_bias: float
     printed: float
-    """Eq. 14."""
+    """Eq. 14; NaN where advantages are no sum over neighbours."""
     corrected: float
-    """Theorem 2, corrected."""
+    """Theorem 2, corrected; NaN likewise."""
 
 
-def gradient_error(setting: Setting, kappa: int, found: Fit, data: Trajectory) -> GradientError:
+def gradient_error(setting: Setting, kappa: float, found: Fit, data: Trajectory) -> GradientError:
     """Noise, critic bias and truncation bias of the TD estimate with fitted critics.
 
     Args:
@@ -195,24 +199,24 @@ def gradient_error(setting: Setting, kappa: int, found: Fit, data: Trajectory) -
         tables = [table[: len(t)] for table, t in zip(group.mean(axis=0), found.tables, strict=True)]
         moved.append(expected(setting, policy, kappa, 0.0, on_joint(mdp, tables, found.members)) - none)
     wobble = np.std(moved, axis=0, ddof=1).reshape(-1) / np.sqrt(GROUPS)
-    bounds = BoundSetting.of(mdp, setting.policy)
-    named = (_norm(np.array([float(x) for x in BOUNDS[b].value(bounds, kappa)])) for b in _BOUNDS)
+    bounds, hops = BoundSetting.of(mdp, setting.policy), setting.hops(kappa)
+    named = [_norm(np.array([float(x) for x in BOUNDS[b].value(bounds, hops)])) for b in _BOUNDS]
     return GradientError(
-        kappa,
+        hops,
         _norm(exact),
         _norm(noise),
         _norm(half_width(spread[spread > 0], len(sample) - 1, setting.level)),
         _norm(mean - cut),
         _norm(half_width(wobble[wobble > 0], GROUPS - 1, setting.level)),
         _norm(cut - exact),
-        *named,
+        *(named if setting.sums else [math.nan] * len(named)),
     )
 
 
 _BOUNDS = ("theorem2-printed", "theorem2-tight")
 
 
-def put(agents: Agents, setting: Setting, critics: Array) -> None:
+def put(agents: LocalAgents, setting: Setting, critics: Array) -> None:
     """Give critics ``[n, X]``, as far as they are functions of what is heard, to the agents."""
     tables: LocalTables = agents.critic  # type: ignore[assignment]
     tables.put([seen_part(setting.mdp, critics[i], members) for i, members in enumerate(tables.members)])
@@ -227,7 +231,7 @@ def padded(tables: list[Array] | tuple[Array, ...]) -> Array:
     return result
 
 
-def _agents(setting: Setting, kappa: float, lam: float) -> tuple[Agents, LocalPolicy]:
+def _agents(setting: Setting, kappa: float, lam: float) -> tuple[LocalAgents, LocalPolicy]:
     """Agents, and the frozen policy as a table over what their actors hear."""
     agents = setting.agents(kappa, lam)
     return agents, widened(setting.mdp, setting.policy, agents.actor.net.members)  # type: ignore[arg-type]

@@ -130,7 +130,7 @@ def require_memoryless(algo: str) -> None:
     """``ValueError`` if policies of the algorithm remember: no table says what they do."""
     population = ALGORITHMS[algo].population
     if not (isinstance(population, type) and issubclass(population, LocalAgents)):
-        raise ValueError(f"policies of {algo} remember, so that no table has their exact return; leave {algo} out")
+        raise ValueError(f"policies of {algo} remember, so that no table says what they do; leave {algo} out")
 
 
 def study(

@@ -9,25 +9,28 @@ import torch
 
 from dmpo_deep.check.setting import Setting
 from dmpo_deep.check.statistics import Finding, within
+from dmpo_deep.hyperparameters import ModelPreset
 from dmpo_deep.model import local_model
 
 SAMPLES = 64
 """Joint states that are changed."""
 
 
-def check_locality(setting: Setting, kappas: Sequence[int]) -> Finding:
+def check_locality(setting: Setting, kappas: Sequence[float]) -> Finding:
     """Policies, critics and models of every radius, as training makes them: changes outside their neighbourhoods.
 
     Outputs must stay the same to the last bit.
     """
     pairs, rng = list[tuple[float, float, str]](), np.random.default_rng([setting.seed, 33])
     for kappa in kappas:
-        preset, env = setting.preset_for(kappa), setting.env(1)
+        preset, env = setting.preset(kappa), setting.env(1)
         weights = torch.Generator().manual_seed(setting.seed)
-        agents, model = setting.make_agents(env, preset, weights), local_model(env, preset, weights)
-        nets = {"policy": agents.actor.net, "critic": agents.critic, "model": model.net}
-        radii = {"policy": preset.kappa_policy, "critic": preset.kappa_critic, "model": preset.kappa_model}
-        own = torch.zeros(setting.mdp.n, SAMPLES, model.actions)
+        agents = setting.make_agents(env, preset, weights)
+        nets = {"policy": agents.actor.net, "critic": agents.critic}
+        radii = {"policy": preset.kappa_policy, "critic": preset.kappa_critic}
+        if isinstance(preset, ModelPreset):
+            nets["model"], radii["model"] = local_model(env, preset, weights).net, preset.kappa_model
+        own = torch.zeros(setting.mdp.n, SAMPLES, max(setting.mdp.n_actions))
         state = _drawn(setting, rng)
         for j in range(setting.mdp.n):
             changed = state.clone()

@@ -15,6 +15,7 @@ from dmpo_deep.buffer import TransitionBuffer
 from dmpo_deep.check.setting import Setting, by_copy, states_heard
 from dmpo_deep.check.statistics import FEW, Finding, mean_is_zero, no_deviation, within
 from dmpo_deep.check.tables import LocalTables, heard_by, local_observations
+from dmpo_deep.hyperparameters import ModelPreset
 from dmpo_deep.local_model import SMALLEST_SCALE
 from dmpo_deep.model import CategoricalModel, local_model
 from dmpo_deep.rollout import Trajectory
@@ -77,7 +78,7 @@ def check_model(setting: Setting, kappa: float, data: Trajectory) -> list[Findin
 
 def fitted_model(setting: Setting, kappa: float, data: Trajectory) -> CategoricalModel:
     """Training's model and fit, on one buffer, at a step size that falls."""
-    preset = replace(setting.preset, kappa_model=kappa, hidden_model=(64,))
+    preset: ModelPreset = replace(setting.preset(kappa), hidden_model=(64,))  # type: ignore[assignment,call-arg]
     model = local_model(setting.env(1), preset, torch.Generator().manual_seed(setting.seed))
     buffer, rng = TransitionBuffer(data.reward[..., 0].size), np.random.default_rng([setting.seed, 77])
     buffer.add(data)

@@ -37,7 +37,7 @@ class Report:
         return [finding for finding in self.findings if not finding.passed]
 
 
-def stages(setting: Setting, kappas: Sequence[int], report: Report) -> Iterator[str]:
+def stages(setting: Setting, kappas: Sequence[float], report: Report) -> Iterator[str]:
     """Run the checks, filling ``report``; yields the name of each stage before it starts.
 
     Args:
@@ -65,6 +65,8 @@ def stages(setting: Setting, kappas: Sequence[int], report: Report) -> Iterator[
         ]
         report.gradients.append(gradient_error(setting, kappa, found, more))
     report.findings.append(check_locality(setting, kappas))
+    if not setting.has_models:
+        return
     for kappa in model_kappas(setting):
         yield f"models, kappa {kappa}"
         report.findings += check_model(setting, kappa, data)
@@ -78,13 +80,13 @@ def model_kappas(setting: Setting) -> range:
     return range(max(setting.mdp.radius, 1) + 1)
 
 
-def number_of_stages(setting: Setting, kappas: Sequence[int]) -> int:
+def number_of_stages(setting: Setting, kappas: Sequence[float]) -> int:
     """How many stages there are."""
-    return 2 * len(kappas) + len(model_kappas(setting)) + 2
+    return 2 * len(kappas) + (len(model_kappas(setting)) + 2 if setting.has_models else 1)
 
 
 @one_thread()
-def run(setting: Setting, kappas: Sequence[int], tell: Callable[[str], object] = lambda stage: None) -> Report:
+def run(setting: Setting, kappas: Sequence[float], tell: Callable[[str], object] = lambda stage: None) -> Report:
     """Run all checks.
 
     Args:
@@ -105,24 +107,22 @@ def run(setting: Setting, kappas: Sequence[int], tell: Callable[[str], object] =
     return report
 
 
-def write(report: Report, folder: Path) -> None:
-    """One CSV file for each kind of result, and ``check.png`` and ``check.pdf``."""
-    rows = [asdict(f) | {"passed": int(f.passed)} for f in report.findings]
-    for name, found in (
-        ("findings", rows),
-        ("critics", [asdict(x) for x in report.critics]),
-        ("gradients", [asdict(x) for x in report.gradients]),
-        ("rollouts", [asdict(x) for x in report.rollouts]),
-    ):
-        _write(folder / f"{name}.csv", found)
+def write(report: Report, folder: Path) -> list[str]:
+    """One CSV file for each kind of result that there is, and ``check.png`` and ``check.pdf``; their names."""
+    kinds = {
+        "findings": [asdict(f) | {"passed": int(f.passed)} for f in report.findings],
+        "critics": [asdict(x) for x in report.critics],
+        "gradients": [asdict(x) for x in report.gradients],
+        "rollouts": [asdict(x) for x in report.rollouts],
+    }
+    tables = {f"{kind}.csv": rows for kind, rows in kinds.items() if rows}
+    for name, rows in tables.items():
+        with (folder / name).open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
     draw(report, folder / "check.png")
-
-
-def _write(path: Path, rows: list[dict[str, Any]]) -> None:
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    return [*tables, "check.png", "check.pdf"]
 
 
 def draw(report: Report, path: Path) -> None:
@@ -134,8 +134,9 @@ def draw(report: Report, path: Path) -> None:
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7.2, 3.0), layout="constrained", dpi=300)
-    left, middle, right = figure.subplots(1, 3)
+    panels = 3 if report.rollouts else 2
+    figure = Figure(figsize=(2.4 * panels, 3.0), layout="constrained", dpi=300)
+    left, middle, *rest = figure.subplots(1, panels)
     kappas = [x.kappa for x in report.critics]
     for name, label, style in (
         ("printed", "Eq. 12", {"color": "#D55E00", "ls": "--"}),
@@ -158,29 +159,34 @@ def draw(report: Report, path: Path) -> None:
         size = [x.noise if name == "noise" else x.critic_bias for x in report.gradients]
         _bars(middle, kappas, size, [getattr(x, f"{name}_interval") for x in report.gradients], label, color)
     middle.set_ylabel("error of the gradient, 2-norm")
-    for color, weight in zip(
-        ("black", "#0072B2", "#D55E00"), sorted({x.weight for x in report.rollouts}), strict=False
-    ):
-        rows = [x for x in report.rollouts if x.weight == weight]
-        steps = [x.horizon for x in rows]
-        _line(right, steps, [x.error for x in rows], f"model error {weight:g}", color=color)
-        _line(right, steps, [x.bound for x in rows], None, color=color, ls="--")
-    right.plot([], [], color="0.5", ls="--", label="bound")
-    right.set_xlabel("steps T of a model rollout", fontsize=8)
-    right.set_ylabel("largest error of a target", fontsize=8)
+    for right in rest:
+        _rollouts(right, report.rollouts)
     shown = [min(x.fitted for x in report.critics), min(min(x.noise, x.critic_bias) for x in report.gradients)]
     for axes, least in zip((left, middle), shown, strict=True):
         axes.set_xlabel("kappa", fontsize=8)
         axes.set_xticks(kappas)
         axes.set_yscale("log")
         axes.set_ylim(bottom=least / 3)
-    for axes in (left, middle, right):
+    for axes in (left, middle, *rest):
         axes.set_yscale("log")
         axes.yaxis.label.set_size(8)
         axes.tick_params(labelsize=7)
         axes.legend(fontsize=6, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
     for suffix in (".png", ".pdf"):
         figure.savefig(path.with_suffix(suffix))
+
+
+def _rollouts(axes: Any, rollouts: Sequence[RolloutError]) -> None:
+    """Errors of targets against T, and the bound on them."""
+    colors = ("black", "#0072B2", "#D55E00")
+    for color, weight in zip(colors, sorted({x.weight for x in rollouts}), strict=False):
+        rows = [x for x in rollouts if x.weight == weight]
+        steps = [x.horizon for x in rows]
+        _line(axes, steps, [x.error for x in rows], f"model error {weight:g}", color=color)
+        _line(axes, steps, [x.bound for x in rows], None, color=color, ls="--")
+    axes.plot([], [], color="0.5", ls="--", label="bound")
+    axes.set_xlabel("steps T of a model rollout", fontsize=8)
+    axes.set_ylabel("largest error of a target", fontsize=8)
 
 
 def _line(axes: Any, x: Sequence[float], y: Sequence[float], label: str | None, **style: Any) -> None:

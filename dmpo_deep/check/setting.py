@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,8 +14,8 @@ import torch
 from dmpo_deep.check.statistics import FEW, LEVEL
 from dmpo_deep.check.tables import LocalTables, logits_of, widened
 from dmpo_deep.envs.tabular import Tabular
-from dmpo_deep.hyperparameters import ModelPreset
-from dmpo_deep.ppo import Agents
+from dmpo_deep.hyperparameters import ActorCritic, ModelPreset, Preset
+from dmpo_deep.ppo import Agents, LocalAgents
 from dmpo_deep.rollout import Trajectory, rollout
 from dmpo_theory.bootstrap import rollout_target
 from dmpo_theory.closed_loop import ClosedLoop, closed_loop
@@ -41,6 +42,7 @@ class Setting:
         level: of each check.
         make_agents: called with environment, preset and generator; what is to be checked in the place of
             :class:`~dmpo_deep.ppo.Agents`.
+        base: hyper-parameters of the algorithm that is checked; the checks set those on which equations depend.
     """
 
     mdp: NetworkedMDP
@@ -49,7 +51,8 @@ class Setting:
     steps: int = 20
     seed: int = 0
     level: float = LEVEL
-    make_agents: Callable[..., Agents] = Agents
+    make_agents: Callable[..., LocalAgents] = Agents
+    base: ActorCritic = field(default_factory=ModelPreset)
 
     def __post_init__(self) -> None:
         if self.copies < 2 or self.steps < 1 or self.copies * self.steps < FEW:
@@ -65,25 +68,31 @@ class Setting:
         """Probability that a step is an episode's last."""
         return 1 - self.mdp.gamma
 
-    @cached_property
-    def preset(self) -> ModelPreset:
-        """Hyper-parameters under which the code's numbers are those of the equations: no scale, no normalisation."""
-        return ModelPreset(
-            gamma=self.mdp.gamma,
-            reward_scale=1.0,
-            normalize_advantage=False,
-            entropy=0.0,
-            kappa_policy=self.policy.radius,
-        )
+    def preset(self, kappa: float, lam: float = 0.0) -> ActorCritic:
+        """Hyper-parameters under which the code's numbers are those of the equations: no scale, no normalisation.
 
-    def preset_for(self, kappa: float, lam: float = 0.0) -> ModelPreset:
-        """The preset with critics and models of radius ``kappa`` and advantages of ``lam``."""
-        return replace(self.preset, kappa_critic=kappa, kappa_model=kappa, lam=lam)
+        Critics and models have radius ``kappa``, advantages the weight ``lam``, and an update is a single step.
+        """
+        known = {f.name for f in fields(self.base)}
+        plain = {"reward_scale": 1.0, "normalize_advantage": False, "entropy": 0.0, "gamma": self.mdp.gamma, "lam": lam}
+        radii = {"kappa_policy": self.policy.radius, "kappa_critic": kappa, "kappa_model": kappa}
+        single = dict.fromkeys(("updates", "minibatches", "critic_steps"), 1)
+        given: dict[str, Any] = {**plain, **radii, **single}
+        return replace(self.base, **{name: value for name, value in given.items() if name in known})
 
-    def agents(self, kappa: float, lam: float = 0.0) -> Agents:
+    @property
+    def has_models(self) -> bool:
+        """Whether the algorithm has local models."""
+        return isinstance(self.base, ModelPreset)
+
+    @property
+    def sums(self) -> bool:
+        """Whether advantages are Eq. 9's sums over neighbours, as those of PPO are, and not the own ones alone."""
+        return isinstance(self.base, Preset)
+
+    def agents(self, kappa: float, lam: float = 0.0) -> LocalAgents:
         """Agents with the frozen policy in tables, and tables of zeros for what their critics hear."""
-        preset = self.preset_for(kappa, lam)
-        agents = self.make_agents(self.env(1), preset, torch.Generator().manual_seed(self.seed))
+        agents = self.make_agents(self.env(1), self.preset(kappa, lam), torch.Generator().manual_seed(self.seed))
         actor, critic = (LocalTables(nets, self.mdp.n_states) for nets in (agents.actor.net, agents.critic))
         actor.put(logits_of(widened(self.mdp, self.policy, actor.members)))
         with torch.no_grad():
@@ -137,6 +146,10 @@ class Setting:
     def values(self) -> Array:
         """Exact ``V_i``, ``[n, X]``."""
         return local_values(self.mdp, self.policy).values
+
+    def hops(self, kappa: float) -> int:
+        """A radius that may be infinite in whole hops: beyond the diameter there is no more of a graph."""
+        return int(min(kappa, self.mdp.graph.diameter))
 
     def balls(self, kappa: float) -> list[tuple[int, ...]]:
         """``N_i^kappa`` of every agent."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from pathlib import Path
 
 from tyro.conf import Positional
@@ -13,6 +14,7 @@ from dmpo_deep.cli.learner import Settings
 
 def check(
     mdp: Positional[str] = "ring",
+    algo: str = "dmpo",
     out: Path = Path("runs/check"),
     set: Settings = (),
     kappas: str = "",
@@ -31,9 +33,11 @@ def check(
 
     Args:
         mdp: instance file, or graph family of a random MDP; its own policy is the frozen one.
-        out: folder for findings.csv, critics.csv, gradients.csv, rollouts.csv, check.png and check.pdf.
+        algo: whose agents are checked, and models if it has any; not ic3net's, whose policies remember.
+        out: folder for findings.csv, critics.csv, gradients.csv, check.png, check.pdf and, of models, rollouts.csv.
         set: options of a random MDP, each KEY=VALUE: --set n=5 states=3 instance=7.
-        kappas: comma-separated radii of critics and of the sum over neighbours; 0 to the diameter by default.
+        kappas: comma-separated radii of critics and of the sum over neighbours; 0 to the diameter by default. Critics
+            of cppo hear everybody.
         copies: independent copies of the environment: the sample of each test; for networks, which are allowed one
             standard error beside what data determine, up to some 10,000.
         steps: steps of a rollout; targets are closed at its end.
@@ -47,11 +51,14 @@ def check(
 
     from tqdm import tqdm
 
+    from dmpo_deep.algorithms import ALGORITHMS
     from dmpo_deep.check.bugs import BUGS
+    from dmpo_deep.check.learning import require_memoryless
     from dmpo_deep.check.run import Report, number_of_stages, run, write
     from dmpo_deep.check.setting import Setting
     from dmpo_deep.envs import make_env
-    from dmpo_deep.presets import task_options
+    from dmpo_deep.hyperparameters import ModelPreset
+    from dmpo_deep.presets import get_preset, task_options
     from dmpo_theory.errors import unknown_name
 
     if bug == "list":
@@ -60,12 +67,16 @@ def check(
         return
     if bug is not None and bug not in BUGS:
         raise unknown_name("bug", bug, BUGS)
+    base, population = get_preset("tabular", algo), ALGORITHMS[algo].population
+    require_memoryless(algo)
+    if bug is not None and not isinstance(base, ModelPreset):
+        raise ValueError(f"--bug {bug} with --algo {algo}; mistakes are put into dmpo, so leave --algo out")
     at_least("--seed", seed, 0)
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not overwrite)):
         raise FileExistsError(f"{out} exists; give another --out, or --overwrite to replace the results in a folder")
     env = make_env("tabular", 1, mdp=mdp, **task_options([pair for given in set for pair in given]))
-    radii = _radii(kappas) if kappas else list(range(env.graph.diameter + 1))
-    setting = Setting(env.mdp, env.policy, copies, steps, seed, level)  # type: ignore[attr-defined]
+    radii = _radii(kappas, base.kappa_critic, env.graph.diameter)  # type: ignore[attr-defined]
+    setting = Setting(env.mdp, env.policy, copies, steps, seed, level, population, base)  # type: ignore[attr-defined,arg-type]
     with (
         BUGS[bug].active(setting) if bug else nullcontext(setting) as given,
         tqdm(total=number_of_stages(setting, radii), desc="check", unit="stage") as bar,
@@ -77,22 +88,29 @@ def check(
 
         report: Report = run(given, radii, tell)
     out.mkdir(parents=True, exist_ok=True)
-    write(report, out)
+    written = write(report, out)
     header = ("check", "on", "tests", "worst", "", "p", "verdict", "where it is worst")
     cells = [
         (f.check, f.about, str(f.tests), f"{f.worst:.3g}", f.unit, f"{f.p:.2g}", "ok" if f.passed else "FAILS", f.where)
         for f in report.findings
     ]
     print(table(header, cells))
-    print(f"Results: {out} (findings.csv, critics.csv, gradients.csv, rollouts.csv, check.png, check.pdf)")
+    print(f"Results: {out} ({', '.join(written)})")
     if report.failed:
         names = sorted({f.check for f in report.failed})
         raise Unexpected(f"{len(report.failed)} of {len(report.findings)} checks failed: {', '.join(names)}")
 
 
-def _radii(text: str) -> list[int]:
+def _radii(text: str, critics: float, diameter: int) -> list[float]:
+    """Radii to check: as asked for, or all there are; of critics that hear everybody, that."""
+    if critics == math.inf:
+        if text:
+            raise ValueError(f"--kappas {text!r}: critics of this algorithm hear everybody; leave it out")
+        return [critics]
+    if not text:
+        return list(range(diameter + 1))
     try:
-        radii = [int(item) for item in text.split(",")]
+        radii: list[float] = [int(item) for item in text.split(",")]
     except ValueError:
         raise ValueError(f"--kappas {text!r} is no list of whole numbers; give for example 0,1,2") from None
     if min(radii) < 0:

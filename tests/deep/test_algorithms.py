@@ -20,7 +20,7 @@ from dmpo_deep.checkpoint import load, save
 from dmpo_deep.cppo import CPPO
 from dmpo_deep.envs import make_env
 from dmpo_deep.hyperparameters import IndependentPreset, Preset, TrueModelPreset
-from dmpo_deep.ia2c import IA2C, policy_gradient_loss
+from dmpo_deep.ia2c import IA2C
 from dmpo_deep.nets import on_device, one_thread
 from dmpo_deep.presets import PRESETS, get_preset
 from dmpo_deep.rollout import rollout
@@ -203,7 +203,8 @@ def test_advantage_actor_critic_descends_the_policy_gradient_and_climbs_the_entr
     assert steps == {"actor": 1, "critic": 3}
     for gradient, wanted in zip(seen, expected, strict=True):
         torch.testing.assert_close(gradient, wanted, atol=1e-6, rtol=1e-4)
-    assert policy_gradient_loss(torch.tensor([[-1.0, -2.0]]), torch.tensor([[3.0, -4.0]])).tolist() == [-2.5]
+    log_prob, advantage = torch.tensor([[-1.0, -2.0]]), torch.tensor([[3.0, -4.0]])
+    assert agents.policy_loss(log_prob, log_prob, advantage).tolist() == [-2.5]
 
 
 @pytest.mark.parametrize(("task", "options"), [("catchup", {}), ("ring", {"observation": "local"})])
