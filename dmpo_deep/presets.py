@@ -102,9 +102,10 @@ def _paper(task: str) -> Mapping[str, OnPolicy]:
 # A fifth of the frozen tail is enough to deter from collisions, and does not swamp the critics.
 _CACC: Mapping[str, Any] = {"environment": {"collision_scale": 0.2}}
 _CACC_PPO: Mapping[str, Any] = {**_CACC, "lr_actor": 2e-3, "updates": 10, "minibatches": 4}
+_CACC_MODEL: Mapping[str, Any] = {**_CACC, "rollout_steps": 75}
 _CACC_TUNED: Mapping[str, OnPolicy] = {
-    "dmpo": ModelPreset(**_CACC),
-    "dmpo-true-model": TrueModelPreset(**_CACC),
+    "dmpo": ModelPreset(**_CACC_MODEL, warmup_steps=150),
+    "dmpo-true-model": TrueModelPreset(**_CACC_MODEL),
     "dppo": Preset(**_CACC_PPO),
     "cppo": Preset(**_CACC_PPO, kappa_critic=math.inf),
     "ic3net": RecurrentPreset(**_CACC, copies=16, rollout_steps=25, lr=3e-3),
