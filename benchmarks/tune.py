@@ -46,7 +46,7 @@ CANDIDATES: Mapping[str, Sequence[Sequence[str]]] = {
     ),
     "dppo": _PPO,
     "cppo": _PPO,
-    "dmpo": ((), ("lr_actor=2e-3",), ("rollout_steps=75", "warmup_steps=150"), ("model_rounds=2", "lr_actor=2e-3")),
+    "dmpo": ((), ("rollout_steps=150", "warmup_steps=300"), ("model_rounds=2",), ("lr_actor=2e-3",)),
 }
 
 
