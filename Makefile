@@ -14,7 +14,7 @@ RUN := runs/first-$(shell date +%Y%m%d-%H%M%S)
 
 run: .venv/installed
 	$(BIN)/dmpo bounds --out $(RUN)/bounds
-	$(BIN)/dmpo train catchup --algo dmpo --seed 0 --steps 9600 --out $(RUN)/dmpo-s0
+	$(BIN)/dmpo train catchup --algo dmpo --seed 0 --steps 4800 --out $(RUN)/dmpo-s0
 	$(BIN)/dmpo train catchup --algo dppo --seed 0 --steps 48000 --out $(RUN)/dppo-s0
 	$(BIN)/dmpo plot $(RUN)/dmpo-s0 $(RUN)/dppo-s0 --out $(RUN)/learning
 	@echo
