@@ -8,15 +8,13 @@ loss, as Eq. 10 prints it, it would punish exploration.
 from __future__ import annotations
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from dmpo_deep import communication
-from dmpo_deep.envs import NetworkedEnv
 from dmpo_deep.hyperparameters import IndependentPreset
 from dmpo_deep.learner import ModelFree
-from dmpo_deep.nets import require_finite, tensor
-from dmpo_deep.ppo import LocalAgents, agents_first, descend, normalized, value_loss
+from dmpo_deep.nets import descend, require_finite, tensor
+from dmpo_deep.ppo import LocalAgents, agents_first, normalized, value_loss
 from dmpo_deep.rollout import Trajectory
 
 
@@ -25,9 +23,9 @@ class IndependentAgents(LocalAgents):
 
     preset: IndependentPreset
 
-    def __init__(self, env: NetworkedEnv, preset: IndependentPreset, rng: torch.Generator) -> None:
-        super().__init__(env, preset, rng)
-        self.mask = torch.eye(env.graph.n, dtype=torch.bool)
+    def credit(self, residual: Tensor) -> Tensor:
+        """The own one."""
+        return residual
 
     def policy_loss(self, log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor) -> Tensor:
         """Eq. 10 without entropy."""

@@ -28,9 +28,9 @@ from dmpo_deep.communication import others
 from dmpo_deep.envs import NetworkedEnv
 from dmpo_deep.hyperparameters import RecurrentPreset
 from dmpo_deep.learner import ModelFree
-from dmpo_deep.nets import require_finite, stacked, tensor
+from dmpo_deep.nets import descend, require_finite, stacked, tensor
 from dmpo_deep.policies import Categorical, Head, local_head
-from dmpo_deep.ppo import agents_first, clipped_loss, descend, divergence, lambda_return, minibatches, normalized
+from dmpo_deep.ppo import agents_first, clipped_loss, divergence, lambda_return, minibatches, normalized
 from dmpo_deep.rollout import Trajectory
 from dmpo_theory.graph import AgentGraph
 

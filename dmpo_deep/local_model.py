@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dmpo_deep.buffer import TransitionBuffer
-from dmpo_deep.nets import LocalNets, require_finite, tensor
+from dmpo_deep.nets import LocalNets, descend, require_finite, tensor
 from dmpo_deep.rollout import Trajectory
 from dmpo_theory.graph import AgentGraph
 
@@ -29,7 +29,7 @@ class Fit(NamedTuple):
     holdout: float | None
     """The same on what was held out, at the end; None if nothing was."""
     steps: int
-    """Gradient steps until it stopped."""
+    """Gradient steps until the last model stopped."""
 
 
 class LocalModel(nn.Module, ABC):
@@ -131,29 +131,31 @@ class LocalModel(nn.Module, ABC):
         """Line 5: ``steps`` Adam steps on minibatches of D^E, each member of an ensemble on its own ones.
 
         The reward of a terminal step is a charge and no sample of r_i: it is left out. Normalisation and range are
-        set from the data first. If a part of the data is held out, the error there is looked at ten times, and
-        fitting stops when it has not fallen for three looks.
+        set from the data first. If a part of the data is held out, every agent looks at its error there ten times,
+        and its model stops when that has not fallen for three looks.
 
         Raises:
             ValueError: every transition is terminal, so that there is no reward to learn.
             FloatingPointError: a weight is not finite any more.
         """
         inputs, target, alive, held = self._prepared(data)
-        losses, looks, look = [], [], max(steps // LOOKS, 1)
+        losses, looks, look = [], list[Tensor](), max(steps // LOOKS, 1)
+        going = torch.ones(len(self.net.index), dtype=torch.bool)
         for step in range(1, steps + 1):
             size = batch if self.ensemble == 1 else (self.ensemble, batch)
             chosen = tensor(rng.integers(len(alive), size=size))
             error = self._error(self.net(self._parts(inputs, chosen)), self._parts(target, chosen), alive[chosen])
-            self.optimizer.zero_grad()
-            error.mean(dim=(1, 2)).sum().backward()  # type: ignore[no-untyped-call]
-            self.optimizer.step()
+            descend(self.optimizer, [error.mean(dim=(1, 2)).sum()], going.repeat(self.ensemble))
             losses.append(float(error.detach().mean()))
             if held is not None and (step % look == 0 or step == steps):
-                looks.append(self._loss(*held))
-                if len(looks) > PATIENCE and min(looks[-PATIENCE:]) >= min(looks[:-PATIENCE]):
+                looks.append(self._losses(*held))
+                if len(looks) > PATIENCE:
+                    late, early = torch.stack(looks[-PATIENCE:]), torch.stack(looks[:-PATIENCE])
+                    going &= late.amin(dim=0) < early.amin(dim=0)
+                if not going.any():
                     break
         require_finite("model", self.net, len(self.net.index))
-        return Fit(float(np.mean(losses)), looks[-1] if looks else None, len(losses))
+        return Fit(float(np.mean(losses)), float(looks[-1].mean()) if looks else None, len(losses))
 
     def _prepared(self, data: TransitionBuffer) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor, Tensor] | None]:
         """Inputs, targets and which go on, of what trains and of what is held out; normalisation from the former."""
@@ -181,10 +183,10 @@ class LocalModel(nn.Module, ABC):
         return x[:, chosen] if self.ensemble == 1 else x[:, chosen].transpose(0, 1).flatten(end_dim=1)
 
     @torch.no_grad()
-    def _loss(self, inputs: Tensor, target: Tensor, alive: Tensor) -> float:
-        """Mean error over members on data ``[n, N, ...]``."""
+    def _losses(self, inputs: Tensor, target: Tensor, alive: Tensor) -> Tensor:
+        """Mean error over members of each agent's models on data ``[n, N, ...]``: ``[n]``."""
         members = self.net(inputs.repeat(self.ensemble, 1, 1)).chunk(self.ensemble)
-        return float(torch.stack([self._error(member, target, alive) for member in members]).mean())
+        return torch.stack([self._error(member, target, alive) for member in members]).mean(dim=(0, 2, 3))
 
     def state(self) -> dict[str, Any]:
         """Weights, normalisation and optimiser."""

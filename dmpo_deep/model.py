@@ -22,7 +22,7 @@ from dmpo_deep.buffer import TransitionBuffer
 from dmpo_deep.envs import NetworkedEnv, Step, action_counts
 from dmpo_deep.hyperparameters import ModelPreset
 from dmpo_deep.local_model import LocalModel, moments
-from dmpo_deep.nets import NEVER, beyond, tensor
+from dmpo_deep.nets import NEVER, beyond, drawn, tensor
 from dmpo_deep.rollout import Trajectory
 from dmpo_theory.graph import AgentGraph
 
@@ -193,9 +193,7 @@ def _by_agent(weight: Tensor, outputs: Tensor) -> Tensor:
 
 def sampled_codes(probability: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """One-hot codes ``[..., d]``, float32, of states drawn with probabilities ``[..., d]``."""
-    below = probability.astype(np.float64).cumsum(axis=-1)
-    drawn = (rng.random((*below.shape[:-1], 1)) * below[..., -1:] >= below[..., :-1]).sum(axis=-1)
-    codes: np.ndarray = np.eye(below.shape[-1], dtype=np.float32)[drawn]
+    codes: np.ndarray = np.eye(probability.shape[-1], dtype=np.float32)[drawn(probability, rng)]
     return codes
 
 

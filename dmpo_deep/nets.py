@@ -7,7 +7,7 @@ own weights ``weight[l][i]``, so that no parameter is shared and one batched pro
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 
@@ -71,6 +71,29 @@ def require_finite(kind: str, network: nn.Module, n: int | None = None) -> None:
         raise FloatingPointError(f"weights of the {kind} are not finite any more for agents {sorted(bad)}")
 
 
+def descend(optimizer: torch.optim.Optimizer, losses: Iterable[Tensor], going: Tensor | None = None) -> None:
+    """One step down the sum of ``losses``, of all agents or of those in ``going [n]``.
+
+    The others keep weights and Adam's moments. Parameters and moments are agent-major. Adam's momentum moves a weight
+    even at zero gradient, so what is to stay is put back. Adam's count of steps is one for all and runs on.
+    """
+    optimizer.zero_grad()
+    for loss in losses:
+        loss.backward()  # type: ignore[no-untyped-call]
+    if going is None or going.all():
+        optimizer.step()
+        return
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    kept = [
+        *(w.data for w in weights),
+        *(m for w in weights for m in optimizer.state[w].values() if m.shape == w.shape),
+    ]
+    before = [x[~going] for x in kept]
+    optimizer.step()
+    for x, old in zip(kept, before, strict=True):
+        x[~going] = old
+
+
 NEVER = -1e9
 """The logit of what cannot happen: its probability is 0, and unlike with -inf 0 times its logarithm is 0, too."""
 
@@ -78,6 +101,14 @@ NEVER = -1e9
 def beyond(counts: Sequence[int]) -> Tensor:
     """Which of ``max(counts)`` outputs agent ``i`` with its ``counts[i]`` does not have: ``[n, 1, max(counts)]``."""
     return torch.arange(max(counts)) >= torch.tensor(counts)[:, None, None]
+
+
+def drawn(probability: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Indices drawn with probabilities ``[..., A]``, whose sum may be rounded: ``[...]``; what has none never comes."""
+    below = probability.astype(np.float64).cumsum(axis=-1)
+    share = below[..., :-1] / below[..., -1:]
+    index: np.ndarray = (rng.random((*share.shape[:-1], 1)) >= share).sum(axis=-1)
+    return index
 
 
 def stacked(n: int, before: int, after: int, gain: float, rng: torch.Generator) -> Tensor:

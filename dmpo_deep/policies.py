@@ -21,7 +21,7 @@ from gymnasium.spaces import Box
 from torch import Tensor, nn
 
 from dmpo_deep.envs import NetworkedEnv, action_counts
-from dmpo_deep.nets import NEVER, LocalNets, beyond, tensor
+from dmpo_deep.nets import NEVER, LocalNets, beyond, drawn, tensor
 from dmpo_theory.graph import AgentGraph
 
 FAR = 1e3
@@ -52,8 +52,7 @@ class Categorical(nn.Module):
     def sample(self, outputs: Tensor, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Actions ``[N, n]`` and their log-probabilities, drawn at outputs ``[n, N, A]``."""
         logs = self._logs(outputs)
-        below = np.exp(logs.astype(np.float64)).cumsum(axis=-1)[..., :-1]
-        return _chosen(logs, (rng.random((*logs.shape[:-1], 1)) > below).sum(axis=-1))
+        return _chosen(logs, drawn(np.exp(logs.astype(np.float64)), rng))
 
     def mode(self, outputs: Tensor) -> tuple[np.ndarray, np.ndarray]:
         """The most probable actions ``[N, n]`` and their log-probabilities."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,7 +25,7 @@ from dmpo_deep import communication
 from dmpo_deep.envs import NetworkedEnv, Policy
 from dmpo_deep.hyperparameters import ActorCritic, Preset
 from dmpo_deep.learner import ModelFree
-from dmpo_deep.nets import LocalNets, require_finite, tensor
+from dmpo_deep.nets import LocalNets, descend, require_finite, tensor
 from dmpo_deep.policies import Actor, local_head
 from dmpo_deep.rollout import Trajectory
 
@@ -126,15 +126,19 @@ class LocalAgents(ABC):
             value: Tensor = self.critic(self.critic.gather(obs))
         return value.view(obs.shape[2], *obs.shape[:2]).permute(1, 2, 0)
 
+    def credit(self, residual: Tensor) -> Tensor:
+        """Eq. 9: what policies are told of everybody's residuals ``[..., n]``."""
+        return neighborhood_advantage(residual, self.mask)
+
     def estimates(self, data: Trajectory) -> tuple[Tensor, Tensor]:
-        """Eqs. 7 and 9: value targets and neighbourhood advantages of every sample, ``[T, B, n]`` each, detached."""
+        """Eqs. 7 and 9: value targets and advantages of every sample, ``[T, B, n]`` each, detached."""
         preset = self.preset
         ends = tensor(data.terminated), tensor(data.truncated)
         reward = tensor(data.reward) * preset.reward_scale
         value, next_value = self.values(tensor(data.obs)), self.values(tensor(data.next_obs))
         target = lambda_return(reward, next_value, *ends, preset.gamma, lam=1.0)
         residual = lambda_return(reward, next_value, *ends, preset.gamma, preset.lam) - value
-        return target, neighborhood_advantage(residual, self.mask)
+        return target, self.credit(residual)
 
     def floats(self) -> dict[str, float]:
         """Numbers that an agent receives per environment step."""
@@ -266,29 +270,6 @@ _PARTS = ("actor", "critic", "actor_optimizer", "critic_optimizer")
 def agents_first(x: Tensor) -> Tensor:
     """``[T, B, n, ...]`` to ``[n, T B, ...]``."""
     return x.flatten(end_dim=1).transpose(0, 1).contiguous()
-
-
-def descend(optimizer: torch.optim.Optimizer, losses: Iterable[Tensor], going: Tensor | None = None) -> None:
-    """One step down the sum of ``losses``, of all agents or of those in ``going [n]``.
-
-    The others keep weights and Adam's moments. Parameters and moments are agent-major. Adam's momentum moves a weight
-    even at zero gradient, so what is to stay is put back. Adam's count of steps is one for all and runs on.
-    """
-    optimizer.zero_grad()
-    for loss in losses:
-        loss.backward()  # type: ignore[no-untyped-call]
-    if going is None or going.all():
-        optimizer.step()
-        return
-    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
-    kept = [
-        *(w.data for w in weights),
-        *(m for w in weights for m in optimizer.state[w].values() if m.shape == w.shape),
-    ]
-    before = [x[~going] for x in kept]
-    optimizer.step()
-    for x, old in zip(kept, before, strict=True):
-        x[~going] = old
 
 
 class DPPO(ModelFree):

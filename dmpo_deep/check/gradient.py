@@ -55,7 +55,10 @@ def expected(setting: Setting, policy: LocalPolicy, kappa: float, lam: float, cr
     tables = []
     for i in range(mdp.n):
         weights = np.zeros(mdp.n)
-        weights[list(mdp.graph.neighbors(i, kappa)) if setting.sums else i] = 1 / mdp.n
+        if setting.sums:
+            weights[list(mdp.graph.neighbors(i, kappa))] = 1 / mdp.n
+        else:
+            weights[i] = 1
         by_state = state_gradient(mdp, policy, i, weights @ follows, weights)
         tables.append(expected_gradient(mdp, policy, i, by_state, setting.law))
     return padded(tables)

@@ -219,11 +219,13 @@ def test_bits_of_the_relay_travel():
         noisy_relay(5, noise=0.6)
 
 
-def test_learning_curves_are_exact_and_repeat():
+@pytest.mark.parametrize("algo", ["dppo", "dmpo"])
+def test_learning_curves_are_exact_and_repeat(algo):
     options = {"mdp": "star", "n": 3, "concentration": 0.5}
-    curve = learn(options, "dppo", 0, 1200, 400)
-    assert curve == learn(options, "dppo", 0, 1200, 400)
-    assert [step for step, _ in curve] == [0, 400, 800, 1200]
+    curve = learn(options, algo, 0, 1200, 400)
+    assert curve == learn(options, algo, 0, 1200, 400)
+    first = {"dppo": [400], "dmpo": []}[algo]  # a first rollout of 800 steps
+    assert [step for step, _ in curve] == [0, *first, 800, 1200]
     assert curve[-1][1] > curve[0][1]
 
 

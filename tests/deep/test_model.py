@@ -1,5 +1,6 @@
 """Eqs. 5 and 11: the local models learn, and the environment they make ends where the real one does."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -216,6 +217,12 @@ def held_out(share, steps=300, change=None, **options):
     return model, model.fit(data, steps, 64, np.random.default_rng(1)), data
 
 
+def lie_of_the_first(data):
+    """The better the model of agent 0, the worse it fits these."""
+    held = data["held"]
+    data["next_obs"][held, 0] = 2 * data["obs"][held, 0] - data["next_obs"][held, 0]
+
+
 def lie_where_held(data):
     data["next_obs"][data["held"]] = 1e3
 
@@ -253,6 +260,15 @@ def test_fitting_stops_when_the_held_out_error_no_longer_falls():
     assert fit.steps == 100
     _, fit, _ = held_out(0.0, steps=50)
     assert (fit.holdout, fit.steps) == (None, 50)
+
+
+def test_what_an_agent_holds_out_stops_its_own_model_only():
+    """The held-out lies of agent 0 stop its model early; those of all others are the same to the last bit."""
+    (honest, fit, _), (lied, _, _) = (held_out(0.3, steps=100, change=c) for c in (None, lie_of_the_first))
+    for a, b in zip(honest.parameters(), lied.parameters(), strict=True):
+        assert torch.equal(a[1:], b[1:])
+        assert not torch.equal(a[0], b[0])
+    assert fit.steps == 100
 
 
 def test_a_model_may_know_the_actions_of_those_it_hears():
@@ -307,3 +323,35 @@ def test_model_loss_by_hand():
     outputs = torch.tensor([[[1.0, 2.0], [3.0, 4.0]], [[0.0, 1.0], [1.0, 0.0]]])
     error = model._error(outputs, torch.zeros(2, 2, 2), torch.tensor([True, False]))
     assert error.tolist() == [[[1.0, 4.0], [9.0, 0.0]], [[0.0, 1.0], [1.0, 0.0]]]
+
+
+def test_an_ensembles_loss_leaves_out_each_members_own_terminal_rewards():
+    """Two agents, two members whose samples end at different places, by hand."""
+    model = GaussianModel(path(2), 1, 1, 2, (4,), 1e-3, torch.Generator().manual_seed(0), ensemble=2)
+    outputs = torch.ones(4, 2, 2)  # member by member: agents 0, 1 of member 0, then of member 1
+    error = model._error(outputs, torch.zeros(4, 2, 2), torch.tensor([[True, False], [False, True]]))
+    rewards = error[..., 1].tolist()
+    assert rewards == [[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]]
+    assert (error[..., 0] == 1).all()
+
+
+def test_categorical_loss_by_hand():
+    """One sample of two agents with two states: minus the log-probability of what came, and the reward's error."""
+    env = make_env("tabular", 1, mdp="path", n=2)
+    model = local_model(env, ModelPreset(hidden_model=(4,)), torch.Generator().manual_seed(0))
+    logits = torch.tensor([[[math.log(3.0), 0.0, 0.5]], [[0.0, 0.0, -1.0]]])
+    codes = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
+    target = model._targets(codes, codes, torch.zeros(1, 2))
+    error = model._error(logits, target, torch.tensor([True])).sum(dim=-1)
+    square = (logits[..., -1:] - target[..., -1:]) ** 2
+    np.testing.assert_allclose(error[0].item(), -math.log(0.75) + square[0].item(), rtol=1e-5)
+    np.testing.assert_allclose(error[1].item(), -math.log(0.5) + square[1].item(), rtol=1e-5)
+
+
+def test_the_buffer_keeps_the_order_of_time_and_branches_from_the_newest():
+    _, trajectory = linear_data(np.random.default_rng(0), steps=6, copies=3)
+    data = TransitionBuffer(12)
+    data.add(trajectory)
+    assert data["step"].tolist() == [2, 2, 2, 3, 3, 3, 4, 4, 4, 5, 5, 5]
+    _, steps = data.branch(200, 4, np.random.default_rng(0))
+    assert set(steps) == {4, 5}

@@ -13,7 +13,7 @@ from gymnasium.spaces import Box
 from scipy import integrate, stats
 
 from dmpo_deep.envs import make_env
-from dmpo_deep.policies import Gaussian, local_head
+from dmpo_deep.policies import Categorical, Gaussian, local_head
 from dmpo_deep.ppo import Agents
 from dmpo_deep.presets import Preset
 from dmpo_deep.rollout import rollout
@@ -152,3 +152,24 @@ def test_first_surrogate_of_a_batch_has_ratio_one():
     assert logged["clip_fraction"] == 0
     heard = agents.actor.net.gather(torch.from_numpy(data.obs))
     assert heard.shape == (22, 120, 9)
+
+
+class Last:
+    """A generator that draws the largest number below 1."""
+
+    def random(self, shape):
+        return np.full(shape, np.nextafter(1.0, 0.0))
+
+
+def test_an_action_that_an_agent_does_not_have_is_never_drawn():
+    """Probabilities in single precision need not sum to 1, and what is missing must not fill the gap."""
+    made = Categorical([2, 4, 1])
+    outputs = torch.randn(3, 2000, 4, generator=torch.Generator().manual_seed(0))
+    action, log_prob = made.sample(outputs, Last())
+    assert (action == np.array([1, 3, 0])).all()
+    assert np.isfinite(log_prob).all()
+    assert (log_prob > -100).all()
+    exact = made.log_probabilities(outputs).exp()[0, :4, 0].numpy()
+    rng = np.random.default_rng(0)
+    share = np.mean([made.sample(outputs[:, :4], rng)[0][:, 0] == 0 for _ in range(4000)], axis=0)
+    np.testing.assert_allclose(share, exact, atol=0.04)

@@ -115,6 +115,47 @@ def test_surrogate_stops_paying_beyond_the_clip():
         assert (log_prob.grad.abs().max() == 0) == flat
 
 
+@pytest.mark.parametrize("ratio", [0.5, 0.79, 0.81, 1.1, 1.19, 1.21, 1.5])
+@pytest.mark.parametrize("advantage", [2.0, -2.0])
+def test_surrogate_and_its_slope_off_the_old_policy(ratio, advantage):
+    """By hand: min(r A, clip(r) A) and its derivative r A in log-probability where the first is the smaller."""
+    log_prob = torch.tensor([[math.log(ratio) - 1.0, -1.0]], dtype=torch.float64, requires_grad=True)
+    old, both = torch.full((1, 2), -1.0, dtype=torch.float64), torch.tensor([[advantage, 0.0]], dtype=torch.float64)
+    loss = clipped_loss(log_prob, old, both, 0.2).sum()
+    loss.backward()
+    follows = ratio <= 1.2 if advantage > 0 else ratio >= 0.8
+    limit = ratio if follows else (1.2 if advantage > 0 else 0.8)
+    assert loss.item() == pytest.approx(-limit * advantage / 2)
+    assert log_prob.grad[0, 0].item() == pytest.approx(-ratio * advantage / 2 if follows else 0.0)
+
+
+def test_estimates_tell_an_end_from_a_time_limit():
+    """Three steps of two copies by hand: the first terminates after its second step, the other is cut there."""
+    env = make_env("catchup", 2)
+    preset = Preset(copies=2, rollout_steps=3, hidden=(8,), minibatches=1, gamma=0.5, lam=0.25, kappa_critic=1)
+    agents = Agents(env, replace(preset, reward_scale=0.1), torch.Generator().manual_seed(0))
+    env.reset(np.random.default_rng(0))
+    data = rollout(env, agents.actor, 3, np.random.default_rng(0))
+    data.terminated[1, 0], data.truncated[1, 1] = True, True
+    value, following = (agents.values(torch.from_numpy(x)).double() for x in (data.obs, data.next_obs))
+    reward = 0.1 * torch.from_numpy(data.reward).double()
+    targets, residuals = torch.zeros(3, 2, 8).double(), torch.zeros(3, 2, 8).double()
+    for b in range(2):
+        last = reward[2, b] + 0.5 * following[2, b]
+        middle = reward[1, b] + (0.0 if b == 0 else 0.5 * following[1, b])
+        first = reward[0, b] + 0.5 * middle
+        mixed = reward[0, b] + 0.5 * (0.75 * following[0, b] + 0.25 * middle)
+        targets[:, b] = torch.stack([first, middle, last])
+        residuals[:, b] = torch.stack([mixed, middle, last]) - value[:, b]
+    expected = torch.zeros_like(residuals)
+    for i in range(8):
+        for j in {i - 1, i, i + 1} & set(range(8)):
+            expected[..., i] += residuals[..., j] / 8
+    target, advantage = agents.estimates(data)
+    torch.testing.assert_close(target.double(), targets, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(advantage.double(), expected, atol=1e-6, rtol=1e-5)
+
+
 def test_minibatches_partition_the_batch():
     parts = list(minibatches(103, 8, np.random.default_rng(0)))
     assert torch.equal(torch.cat(parts).sort().values, torch.arange(103))
