@@ -25,12 +25,6 @@ from dmpo_deep.evaluate import load_agents
 from dmpo_deep.nets import one_thread
 from dmpo_deep.train import train
 
-_PPO = (
-    (),
-    ("lr_actor=1e-3",),
-    ("rollout_steps=75", "minibatches=2"),
-    ("lr_actor=3e-3", "lr_critic=3e-3"),
-)
 CANDIDATES: Mapping[str, Sequence[Sequence[str]]] = {
     "ia2c": (
         (),
@@ -44,8 +38,18 @@ CANDIDATES: Mapping[str, Sequence[Sequence[str]]] = {
         ("lr=1e-3", "updates=5", "minibatches=4"),
         ("updates=5", "minibatches=4"),
     ),
-    "dppo": _PPO,
-    "cppo": _PPO,
+    "dppo": (
+        (),
+        ("lr_actor=1e-3",),
+        ("rollout_steps=75", "minibatches=2"),
+        ("lr_actor=3e-3", "lr_critic=3e-3"),
+    ),
+    "cppo": (
+        (),
+        ("lr_actor=2e-3",),
+        ("lr_actor=2e-3", "rollout_steps=75", "minibatches=2"),
+        ("lr_actor=3e-3", "lr_critic=3e-3"),
+    ),
     "dmpo": ((), ("rollout_steps=150", "warmup_steps=300"), ("model_rounds=2",), ("lr_actor=2e-3",)),
 }
 

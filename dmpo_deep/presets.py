@@ -107,7 +107,7 @@ _CACC_TUNED: Mapping[str, OnPolicy] = {
     "dmpo": ModelPreset(**_CACC_MODEL, warmup_steps=150),
     "dmpo-true-model": TrueModelPreset(**_CACC_MODEL),
     "dppo": Preset(**_CACC_PPO),
-    "cppo": Preset(**_CACC_PPO, kappa_critic=math.inf),
+    "cppo": Preset(**{**_CACC_PPO, "lr_actor": 1e-3}, kappa_critic=math.inf),
     "ic3net": RecurrentPreset(**_CACC, copies=16, rollout_steps=25, lr=3e-3),
     "ia2c": IndependentPreset(**_CACC, copies=16, rollout_steps=10, critic_steps=4, lr_actor=1e-2),
 }
