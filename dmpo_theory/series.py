@@ -20,7 +20,7 @@ from collections.abc import Callable
 import numpy as np
 import scipy.sparse.linalg
 
-from dmpo_theory.elimination import Operator
+from dmpo_theory.elimination import HISTORY, Operator
 from dmpo_theory.mdp import Array
 
 MAX_SWEEPS = 1_000_000
@@ -38,19 +38,23 @@ def fixed_point(
     Returns:
         the smallest and the largest change of the last sweep, and the number of applications of the kernel.
     """
-    change = np.empty_like(value)
+    changes = np.empty((HISTORY, len(value)))
     range_wanted = min(2 * half_width * (1 - gamma) / max(gamma, sys.float_info.min), sys.float_info.max)
     sweeps, earlier, solvable = 0, float(np.ptp(reward)), True  # what a sweep from V = 0 changes
     while sweeps < MAX_SWEEPS:
-        low, high, more = kernel.sweeps(value, reward, change, gamma, range_wanted, _CHECK_EVERY)
+        low, high, more = kernel.sweeps(value, reward, changes, gamma, range_wanted, _CHECK_EVERY)
         sweeps += more
-        if more < _CHECK_EVERY or (sweeps > more and high - low >= earlier):  # little enough, or no longer falling
+        if more < _CHECK_EVERY:
             return low, high, sweeps
+        if sweeps > more and high - low >= earlier:  # no longer falling: rounding, or extrapolation misled by its norm
+            if len(changes) == 1:
+                return low, high, sweeps
+            changes = changes[-1:]  # sweeps alone always get there
         width = max(high - low, range_wanted)
         fall = max(math.log(max(earlier, width) / width), -_CHECK_EVERY * math.log(gamma))  # in as many sweeps
         earlier, left = high - low, _CHECK_EVERY * math.log(width / range_wanted) / fall
         if solvable and left > PATIENCE:  # a tail of hundreds of sweeps: solve (I - gamma P) y = gamma P x_t for it
-            target = gamma * kernel.apply(change)
+            target = gamma * kernel.apply(changes[-1])
             tail, more = krylov(
                 lambda y: y - gamma * kernel.apply(y), target, (1 - gamma) * half_width / 8, int(left / 2)
             )
