@@ -237,11 +237,12 @@ def _sum_of_rewards(chain: ClosedLoop, agents: Sequence[int], readers: Sequence[
     """``sum_i E[r_i | s]`` over some agents, as a function of the states of ``readers``: that of either half first."""
     if len(agents) == 1:
         return reorder(chain.rewards[agents[0]].reshape(-1), chain.n_states, chain.reward_parents[agents[0]], readers)
-    total = np.zeros(math.prod(chain.n_states[j] for j in readers))
+    halves = []
     for half in (agents[: len(agents) // 2], agents[len(agents) // 2 :]):
         read = set[int]().union(*(chain.reward_parents[i] for i in half))
         few = [j for j in readers if j in read]
-        total += reorder(_sum_of_rewards(chain, half, few), chain.n_states, few, readers)
+        halves.append(reorder(_sum_of_rewards(chain, half, few), chain.n_states, few, readers))
+    total: Array = halves[0] + halves[1]
     return total
 
 

@@ -261,7 +261,7 @@ def test_the_mean_value_of_components(method: str) -> None:
 def test_the_occupancy_of_components(
     method: str, patience: int, solvable: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """From a uniform start they stay independent; from any other, or in a Krylov method, they are solved together."""
+    """From a uniform start and from any other, by sweeps, Krylov methods, and where these fail."""
     mdp, policy = apart()
     kernel = closed_loop(mdp, policy).matrix
     monkeypatch.setattr(laws, "PATIENCE", patience)
