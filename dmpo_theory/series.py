@@ -4,7 +4,7 @@ If a sweep changes V by ``x``, the fixed point lies between ``V + gamma / (1 - g
 V after the sweep. The bounds are rigorous and close as fast as the chain mixes, where ``x`` alone falls by gamma a
 sweep. Changes of four sweeps tell where they lead (:func:`dmpo_theory.elimination.extrapolation`), and the next one
 starts there: whatever it starts from, its own change certifies it. A chain that mixes slowly at a discount near 1
-leaves hundreds of sweeps all the same; then ``(I - gamma P) y = gamma P x`` is solved for all that is to come, and what
+leaves many sweeps all the same; then ``(I - gamma P) y = gamma P x`` is solved for all that is to come, and what
 its residual is still short of goes on as sweeps, under the same bounds.
 
 References:
@@ -27,7 +27,7 @@ from dmpo_theory.elimination import HISTORY, Operator
 from dmpo_theory.mdp import Array
 
 MAX_SWEEPS = 1_000_000
-PATIENCE = 120
+PATIENCE = 60
 """Sweeps left from which a Krylov method is tried; see benchmarks/slow_chains.py."""
 _CHECK_EVERY = 24
 _GMRES_VECTORS, _GMRES_UP_TO = 30, 2**18
@@ -43,7 +43,7 @@ def fixed_point(
     """
     changes = np.empty((HISTORY, len(value)))
     range_wanted = min(2 * half_width * (1 - gamma) / max(gamma, sys.float_info.min), sys.float_info.max)
-    sweeps, earlier, solvable = 0, float(np.ptp(reward)), True  # what a sweep from V = 0 changes
+    sweeps, earlier, patience = 0, float(np.ptp(reward)), PATIENCE  # what a sweep from V = 0 changes
     while sweeps < MAX_SWEEPS:
         low, high, more = kernel.sweeps(value, reward, changes, gamma, range_wanted, _CHECK_EVERY)
         sweeps += more
@@ -53,19 +53,26 @@ def fixed_point(
             if len(changes) == 1:
                 return low, high, sweeps
             changes = changes[-1:]  # sweeps alone always get there
-        width = max(high - low, range_wanted)
-        fall = max(math.log(max(earlier, width) / width), -_CHECK_EVERY * math.log(gamma))  # in as many sweeps
-        earlier, left = high - low, _CHECK_EVERY * math.log(width / range_wanted) / fall
-        if solvable and left > PATIENCE:  # a tail of hundreds of sweeps: solve (I - gamma P) y = gamma P x_t for it
+        left = _sweeps_left(high - low, earlier, changes, gamma, range_wanted)
+        earlier = high - low
+        if left > patience:  # a long tail: solve (I - gamma P) y = gamma P x_t for all of it
             target = gamma * kernel.apply(changes[-1])
-            tail, more = krylov(
-                lambda y: y - gamma * kernel.apply(y), target, (1 - gamma) * half_width / 8, int(left / 2)
-            )
+            size, most = (1 - gamma) * half_width / 8, int(2 * left)  # the pace still flatters
+            tail, more = krylov(lambda y: y - gamma * kernel.apply(y), target, size, most)
             sweeps += more + 1
-            if solvable := tail is not None:
+            if tail is None:
+                patience = 2 * left  # again only if it turns out to be that many
+            else:
                 value += tail
                 earlier = math.inf
     raise ArithmeticError(f"no convergence in {MAX_SWEEPS} sweeps at gamma = {gamma!r}; lower gamma")
+
+
+def _sweeps_left(now: float, earlier: float, changes: Array, gamma: float, wanted: float) -> float:
+    """At the pace of the last sweeps, between which nothing was extrapolated: from batch to batch it falls unevenly."""
+    apart = len(changes) - 1 or _CHECK_EVERY
+    before, now = float(np.ptp(changes[0])) if len(changes) > 1 else earlier, max(now, wanted)
+    return math.log(now / wanted) / max(math.log(max(before / now, 1.0)) / apart, -math.log(gamma))
 
 
 def krylov(operation: Callable[[Array], Array], target: Array, size: float, most: int) -> tuple[Array | None, int]:
