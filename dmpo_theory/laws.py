@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 import scipy.linalg
@@ -56,6 +58,8 @@ def occupancy(
         law: Array = (1 - gamma) * scipy.linalg.solve((np.eye(chain.size) - gamma * chain.matrix).T, start)
         residual = np.abs((1 - gamma) * start + gamma * law @ chain.matrix - law).sum()
         return StateLaw(law, float(residual), route)
+    if start is None and len(chain.components) > 1 and (found := _by_components(chain, route, gamma, tolerance)):
+        return found
     kernel, everybody = operator(chain, route), range(chain.n)
     start = reorder(_start_law(chain, start), chain.n_states, everybody, kernel.inside)
     law, enters, changes = start, (1 - gamma) * start, np.empty((HISTORY, chain.size))
@@ -76,6 +80,22 @@ def occupancy(
         if residual <= (1 - gamma) * tolerance:
             return StateLaw(reorder(law, chain.n_states, kernel.inside, everybody), residual, route)
     raise ArithmeticError(f'no convergence in {MAX_SWEEPS} sweeps at gamma = {gamma!r}; use method="dense"')
+
+
+def _by_components(chain: ClosedLoop, route: Route, gamma: float, tolerance: float) -> StateLaw | None:
+    """From a uniform start the law at every time is a product of small ones; None where the chain hardly mixes."""
+    parts = [operator(chain, route, members) for members in chain.components]
+    laws = [np.full(size, 1 / size) for size in (math.prod(chain.n_states[i] for i in part.inside) for part in parts)]
+    order, law, weight = [i for part in parts for i in part.inside], np.zeros(chain.size), 1.0
+    for _ in range(PATIENCE):
+        law += (1 - gamma) * weight * reduce(np.multiply.outer, laws).reshape(-1)
+        earlier, laws, weight = laws, [part.push(x) for part, x in zip(parts, laws, strict=True)], gamma * weight
+        # Closed by the next law x', the residual is gamma weight |P' x' - x'|, and P' contracts in L1.
+        change = sum(float(np.abs(x - before).sum()) for x, before in zip(laws, earlier, strict=True))
+        if gamma * weight * change <= (1 - gamma) * tolerance:
+            law += weight * reduce(np.multiply.outer, laws).reshape(-1)
+            return StateLaw(reorder(law, chain.n_states, order, range(chain.n)), gamma * weight * change, route)
+    return None
 
 
 def _as_law(function: Array) -> Array:

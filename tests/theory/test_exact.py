@@ -261,7 +261,7 @@ def test_the_mean_value_of_components(method: str) -> None:
 def test_the_occupancy_of_components(
     method: str, patience: int, solvable: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """From a uniform start and from any other, by sweeps, Krylov methods, and where these fail."""
+    """From a uniform start, by components and together; from any other; by sweeps, Krylov methods, where these fail."""
     mdp, policy = apart()
     kernel = closed_loop(mdp, policy).matrix
     monkeypatch.setattr(laws, "PATIENCE", patience)
