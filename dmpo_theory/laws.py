@@ -8,6 +8,7 @@ from functools import reduce
 
 import numpy as np
 import scipy.linalg
+from scipy.linalg.blas import dasum
 from scipy.sparse.csgraph import connected_components
 
 from dmpo_theory.closed_loop import ClosedLoop, closed_loop
@@ -76,7 +77,7 @@ def occupancy(
         following += enters
         np.subtract(following, law, out=change)
         law = following
-        residual = gamma * float(np.abs(change).sum())  # d - d_t has the residual gamma P' (d_t - d_{t-1})
+        residual = gamma * float(dasum(change))  # d - d_t has the residual gamma P' (d_t - d_{t-1})
         if residual <= (1 - gamma) * tolerance:
             return StateLaw(reorder(law, chain.n_states, kernel.inside, everybody), residual, route)
     raise ArithmeticError(f'no convergence in {MAX_SWEEPS} sweeps at gamma = {gamma!r}; use method="dense"')
@@ -91,7 +92,7 @@ def _by_components(chain: ClosedLoop, route: Route, gamma: float, tolerance: flo
         law += (1 - gamma) * weight * reduce(np.multiply.outer, laws).reshape(-1)
         earlier, laws, weight = laws, [part.push(x) for part, x in zip(parts, laws, strict=True)], gamma * weight
         # Closed by the next law x', the residual is gamma weight |P' x' - x'|, and P' contracts in L1.
-        change = sum(float(np.abs(x - before).sum()) for x, before in zip(laws, earlier, strict=True))
+        change = sum(float(dasum(x - before)) for x, before in zip(laws, earlier, strict=True))
         if gamma * weight * change <= (1 - gamma) * tolerance:
             law += weight * reduce(np.multiply.outer, laws).reshape(-1)
             return StateLaw(reorder(law, chain.n_states, order, range(chain.n)), gamma * weight * change, route)

@@ -61,7 +61,7 @@ def fixed_point(
             tail, more = krylov(lambda y: y - gamma * kernel.apply(y), target, size, most)
             sweeps += more + 1
             if tail is None:
-                patience = 2 * left  # again only if it turns out to be that many
+                patience = most  # again only if it turns out to be that many
             else:
                 value += tail
                 earlier = math.inf
