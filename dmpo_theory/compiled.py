@@ -69,12 +69,16 @@ class CompiledElimination:
         return result
 
     def sweeps(
-        self, value: Array, reward: Array, change: Array, gamma: float, width: float, most: int
+        self, value: Array, reward: Array, changes: Array, gamma: float, width: float, most: int
     ) -> tuple[float, float, int]:
         """As :meth:`Operator.sweeps`."""
         work = _aligned(self._work)
-        low, high, done = kernels.sweeps(self._steps, value, reward, change, gamma, width, most, OFF_CENTRE, work)
+        low, high, done = kernels.sweeps(self._steps, value, reward, changes, gamma, width, most, OFF_CENTRE, work)
         return float(low), float(high), int(done)
+
+    def extrapolate(self, function: Array, changes: Array) -> None:
+        """As :meth:`Operator.extrapolate`."""
+        kernels.extrapolate(function, changes)
 
     def push(self, law: Array) -> Array:
         """As :meth:`Operator.push`."""

@@ -228,21 +228,25 @@ def _mean_of(
 ) -> LocalValue:
     """The mean value of some agents that no others affect."""
     order = operator(chain, route, members).inside
-    reward = _sum_of_rewards(chain, members, order) / len(members)
+    nearby = sorted(members, key=order.index)  # their axes are next to each other
+    reward = _sum_of_rewards(chain, nearby, order) / len(members)
     size = sum(chain.reward_sizes[i] for i in members) / len(members)
     return _solve(chain, gamma, route, tolerance, -1, order, reward, size, portion=portion)
 
 
 def _sum_of_rewards(chain: ClosedLoop, agents: Sequence[int], readers: Sequence[int]) -> Array:
     """``sum_i E[r_i | s]`` over some agents, as a function of the states of ``readers``: that of either half first."""
-    if len(agents) == 1:
-        return reorder(chain.rewards[agents[0]].reshape(-1), chain.n_states, chain.reward_parents[agents[0]], readers)
-    total = np.zeros(math.prod(chain.n_states[j] for j in readers))
-    for half in (agents[: len(agents) // 2], agents[len(agents) // 2 :]):
-        read = set[int]().union(*(chain.reward_parents[i] for i in half))
-        few = [j for j in readers if j in read]
-        total += reorder(_sum_of_rewards(chain, half, few), chain.n_states, few, readers)
-    return total
+    sizes = chain.n_states
+
+    def of(some: Sequence[int]) -> Array:  # states that none of them read keep an axis of length 1
+        if len(some) > 1:
+            total: Array = of(some[: len(some) // 2]) + of(some[len(some) // 2 :])
+            return total
+        reads = chain.reward_parents[some[0]]
+        table = reorder(chain.rewards[some[0]].reshape(-1), sizes, reads, [j for j in readers if j in reads])
+        return table.reshape([sizes[j] if j in reads else 1 for j in readers])
+
+    return np.broadcast_to(of(agents), [sizes[j] for j in readers]).reshape(-1)
 
 
 def _each_value(

@@ -118,8 +118,9 @@ def truncated_gradient(
 ) -> tuple[Array, ...]:
     """The truncated gradient of every agent: ``n`` arrays shaped as the policy's tables.
 
-    A function of ``s'_U`` moves with agent i's policy through the factors in ``U`` alone, so each extended value needs
-    one reverse pass over its own neighbourhood, for all agents in it at once.
+    A function of ``s'_U`` moves with agent i's policy through the factors in ``U`` alone. In the reading of Eq. 9 agent
+    j's extended value is a function of ``s'`` in ``N_j^kappa``, so that it cancels in the gradients of all who do not
+    see j: one reverse pass for the sum of all of them is enough. In Theorem 2's every neighbourhood needs its own.
 
     Args:
         mdp: the networked MDP.
@@ -135,15 +136,11 @@ def truncated_gradient(
     balls = [mdp.graph.neighbors(i, kappa) for i in everybody]
     # (function of the joint state, what it sees, whose policies it counts for)
     parts: list[tuple[Array, tuple[int, ...], Sequence[int]]] = []
-    if reading == "eq9":  # j counts for those that see it, which are those that it sees
-        complete = [j for j in everybody if len(balls[j]) == mdp.n]
-        parts = [
-            (extended_value(mdp, values[j], balls[j], reference), balls[j], balls[j])
-            for j in everybody
-            if len(balls[j]) < mdp.n
-        ]
-        if complete:
-            parts.append((values[complete].sum(axis=0), everybody, everybody))
+    if reading == "eq9":
+        total = np.zeros(mdp.n_joint_states)
+        for value, ball in zip(values, balls, strict=True):
+            total += extended_value(mdp, value, ball, reference)
+        parts = [(total, everybody, everybody)]
     elif reading == "theorem2":
         for ball in dict.fromkeys(balls):
             total = values[list(ball)].sum(axis=0)

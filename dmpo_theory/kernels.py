@@ -13,11 +13,16 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
+from dmpo_theory.elimination import HISTORY, extrapolation
+
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
 # Sums may be taken in any order and with fused multiply-add: the error bound of the plan allows for both.
 _compiled = njit(nogil=True, cache=True, fastmath={"contract", "reassoc", "nsz"})
+
+
+_LANES = 256
 
 
 class Steps(NamedTuple):
@@ -257,16 +262,16 @@ def reverse(steps, law, function, pushed, by_table, work, adjoint, factors):  # 
     last = len(inputs) - 1
     offset = _offsets(table_at)
     context, slab_at = np.zeros(last + 1, np.int64), np.zeros(last + 1, np.int64)
+    turned = np.empty(4 * inputs.max())  # the coefficients of up to four contexts, next states first
     k = 0
     while k >= 0:
         target = pushed if k == 0 else adjoint
         source = function if k == 0 else work
-        if context[k] == 0:
-            for r in range(np.uint64(slab_at[k]), np.uint64(slab_at[k] + inputs[k] * slab[k])):
-                target[r] = 0.0
         if k == last:
             row, here, width = offset[k, k], offset[k, last + 1], inputs[k]
             t0 = np.uint64(slab_at[k])
+            for x in range(np.uint64(width)):
+                target[t0 + x] = 0.0
             _gather(law, here, shifts, shift_at[k], contexts[k], tables, row, width, target, t0)
             if factors:
                 for y in range(contexts[k]):
@@ -279,10 +284,16 @@ def reverse(steps, law, function, pushed, by_table, work, adjoint, factors):  # 
         y = context[k]
         if y > 0 and (y % 4 == 0 or y == contexts[k]):  # the adjoints of a block of contexts are complete
             first = (y - 1) // 4 * 4
-            row = offset[k, k] + first * inputs[k]
-            _spread_back(adjoint, work_at[k], target, slab_at[k], tables, row, slab[k], y - first, inputs[k])
+            row, several = offset[k, k] + first * inputs[k], y - first
+            if first == 0:  # what is there is of another context
+                for b in range(several):
+                    for x in range(inputs[k]):
+                        turned[x * several + b] = tables[row + b * inputs[k] + x]
+                _mix(adjoint, work_at[k], target, slab_at[k], turned, 0, slab[k], inputs[k], several)
+            else:
+                _spread_back(adjoint, work_at[k], target, slab_at[k], tables, row, slab[k], several, inputs[k])
             if factors:
-                _products(adjoint, work_at[k], source, slab_at[k], by_table, row, slab[k], y - first, inputs[k])
+                _products(adjoint, work_at[k], source, slab_at[k], by_table, row, slab[k], several, inputs[k])
         if y == contexts[k]:
             k -= 1
             continue
@@ -299,19 +310,42 @@ def reverse(steps, law, function, pushed, by_table, work, adjoint, factors):  # 
 @njit(nogil=True, cache=True, fastmath={"contract", "nnan", "nsz"})  # in order: the change is that of what is kept
 def _advance(change, value, reward, gamma):  # type: ignore[no-untyped-def]
     """From ``P V`` in ``change`` to ``r + gamma P V`` in ``value``, less V in ``change``; its least and largest."""
-    low, high = np.inf, -np.inf
-    for x in range(np.uint64(len(value))):
-        following = reward[x] + gamma * change[x]
-        difference = following - value[x]
-        value[x], change[x] = following, difference
-        low, high = min(low, difference), max(high, difference)
-    return low, high
+    lows, highs, lanes = np.full(_LANES, np.inf), np.full(_LANES, -np.inf), np.uint64(_LANES)
+    start, size = np.uint64(0), np.uint64(len(value))
+    while start < size:
+        for lane in range(min(lanes, size - start)):  # a running extreme of each lane: that of all is not vectorised
+            x = start + lane
+            following = reward[x] + gamma * change[x]
+            difference = following - value[x]
+            value[x], change[x] = following, difference
+            lows[lane], highs[lane] = min(lows[lane], difference), max(highs[lane], difference)
+        start += lanes
+    return lows.min(), highs.max()
+
+
+_extrapolation = _compiled(extrapolation)
 
 
 @_compiled
-def sweeps(steps, value, reward, change, gamma, width, most, off_centre, work):  # type: ignore[no-untyped-def]
+def extrapolate(function, changes):  # type: ignore[no-untyped-def]
+    """See :meth:`dmpo_theory.elimination.Operator.extrapolate`: one pass for all products of four changes."""
+    a, b, c, d = changes[0], changes[1], changes[2], changes[3]
+    a0, b0, c0, d0 = a.mean(), b.mean(), c.mean(), d.mean()
+    aa, ab, ac, ad, bb, bc, bd, cc, cd, dd = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+    for x in range(np.uint64(len(function))):
+        ax, bx, cx, dx = a[x] - a0, b[x] - b0, c[x] - c0, d[x] - d0
+        aa, ab, ac, ad = aa + ax * ax, ab + ax * bx, ac + ax * cx, ad + ax * dx
+        bb, bc, bd, cc, cd, dd = bb + bx * bx, bc + bx * cx, bd + bx * dx, cc + cx * cx, cd + cx * dx, dd + dx * dx
+    weights = _extrapolation(np.array([[aa, ab, ac, ad], [ab, bb, bc, bd], [ac, bc, cc, cd], [ad, bd, cd, dd]]))
+    wb, wc, wd = weights[0], weights[1], weights[2]
+    for x in range(np.uint64(len(function))):
+        function[x] -= wb * (b[x] - b0) + wc * (c[x] - c0) + wd * (d[x] - d0)
+
+
+@_compiled
+def sweeps(steps, value, reward, changes, gamma, width, most, off_centre, work):  # type: ignore[no-untyped-def]
     """See :meth:`dmpo_theory.elimination.Operator.sweeps`."""
-    low, high, done = 0.0, np.inf, 0
+    low, high, done, rows = 0.0, np.inf, 0, len(changes)
     while done < most:
         if abs(low + high) > off_centre * max(high - low, width):
             shift = gamma / (1 - gamma) * (low + high) / 2
@@ -319,6 +353,9 @@ def sweeps(steps, value, reward, change, gamma, width, most, off_centre, work): 
                 value[x] += shift
         elif high - low <= width:
             break
+        elif done > 0 and rows == HISTORY and done % rows == 0:
+            extrapolate(value, changes)
+        change = changes[done % rows]
         apply(steps, value, change, work)
         low, high = _advance(change, value, reward, gamma)
         done += 1

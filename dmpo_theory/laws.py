@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
 
 import numpy as np
 import scipy.linalg
+from scipy.linalg.blas import dasum
 from scipy.sparse.csgraph import connected_components
 
 from dmpo_theory.closed_loop import ClosedLoop, closed_loop
+from dmpo_theory.elimination import HISTORY
 from dmpo_theory.mdp import Array, LocalPolicy, NetworkedMDP
 from dmpo_theory.routes import Method, Route, choose_route, operator, reorder
 from dmpo_theory.series import MAX_SWEEPS, PATIENCE, krylov
@@ -23,7 +24,7 @@ class StateLaw:
 
     Attributes:
         law: probabilities, ``[X]``, sum 1.
-        residual: L1 norm of the defining equation's residual.
+        residual: L1 norm of the defining equation's residual, or a bound on it, but for rounding.
         method: the route taken.
     """
 
@@ -58,45 +59,51 @@ def occupancy(
         law: Array = (1 - gamma) * scipy.linalg.solve((np.eye(chain.size) - gamma * chain.matrix).T, start)
         residual = np.abs((1 - gamma) * start + gamma * law @ chain.matrix - law).sum()
         return StateLaw(law, float(residual), route)
+    if start is None and len(chain.components) > 1 and (found := _by_components(chain, route, gamma, tolerance)):
+        return found
     kernel, everybody = operator(chain, route), range(chain.n)
-    uniform, start = start is None, _start_law(chain, start)
-    start = start if uniform else reorder(start, chain.n_states, everybody, kernel.inside)
-    parts, states = [kernel], [start.copy()]
-    if uniform:  # the components of a disconnected graph stay independent: the law at t is a product of small ones
-        parts = [operator(chain, route, members) for members in chain.components]
-        states = [np.full(size, 1 / size) for size in (math.prod(chain.n_states[i] for i in p.inside) for p in parts)]
-    order = [i for part in parts for i in part.inside]
-    law, weight = np.zeros(chain.size), 1.0
+    start = reorder(_start_law(chain, start), chain.n_states, everybody, kernel.inside)
+    law, enters, changes = start, (1 - gamma) * start, np.empty((HISTORY, chain.size))
     for sweep in range(MAX_SWEEPS):
-        if sweep == PATIENCE:  # the chain hardly mixes: solve for the occupancy of what is left
-            law, state = (reorder(f, chain.n_states, order, kernel.inside).copy() for f in (law, _product(states)))
-            parts, order, states = [kernel], list(kernel.inside), [state]
-            rest, _ = krylov(
-                lambda y: y - gamma * kernel.push(y), (1 - gamma) * state, (1 - gamma) * tolerance / chain.size, 1000
-            )
-            if rest is not None:
-                states = [np.maximum(rest, 0.0)]
-                break
-        law += (1 - gamma) * weight * _product(states)
-        following = [part.push(state) for part, state in zip(parts, states, strict=True)]
-        for x, after in zip(states, following, strict=True):
-            x -= after
-        # With the tail closed by the next law the residual is weight gamma |P' x' - x'|, and P' contracts in L1.
-        change = weight * gamma * sum(float(np.abs(x, out=x).sum()) for x in states)
-        states, weight = following, weight * gamma
-        if change <= (1 - gamma) * tolerance:
-            break
-    else:
-        raise ArithmeticError(f'no convergence in {MAX_SWEEPS} sweeps at gamma = {gamma!r}; use method="dense"')
-    law += weight * _product(states)
-    law = reorder(law, chain.n_states, order, kernel.inside)
-    residual = np.abs((1 - gamma) * start + gamma * kernel.push(law) - law).sum()
-    return StateLaw(reorder(law, chain.n_states, kernel.inside, everybody), float(residual), route)
+        if sweep == PATIENCE:  # the chain hardly mixes: solve for what is left
+            target, size = gamma * kernel.push(changes[(sweep - 1) % HISTORY]), (1 - gamma) * tolerance / chain.size / 2
+            rest, _ = krylov(lambda y: y - gamma * kernel.push(y), target, size, 1000)
+            law = law if rest is None else _as_law(law + rest)
+        elif 0 < sweep < PATIENCE and sweep % HISTORY == 0:
+            kernel.extrapolate(law, changes)
+            law = _as_law(law)
+        change, following = changes[sweep % HISTORY], kernel.push(law)
+        following *= gamma
+        following += enters
+        np.subtract(following, law, out=change)
+        law = following
+        residual = gamma * float(dasum(change))  # d - d_t has the residual gamma P' (d_t - d_{t-1})
+        if residual <= (1 - gamma) * tolerance:
+            return StateLaw(reorder(law, chain.n_states, kernel.inside, everybody), residual, route)
+    raise ArithmeticError(f'no convergence in {MAX_SWEEPS} sweeps at gamma = {gamma!r}; use method="dense"')
 
 
-def _product(laws: Sequence[Array]) -> Array:
-    """The joint law of independent parts, the first slowest."""
-    return reduce(np.multiply.outer, laws).reshape(-1)
+def _by_components(chain: ClosedLoop, route: Route, gamma: float, tolerance: float) -> StateLaw | None:
+    """From a uniform start the law at every time is a product of small ones; None where the chain hardly mixes."""
+    parts = [operator(chain, route, members) for members in chain.components]
+    laws = [np.full(size, 1 / size) for size in (math.prod(chain.n_states[i] for i in part.inside) for part in parts)]
+    order, law, weight = [i for part in parts for i in part.inside], np.zeros(chain.size), 1.0
+    for _ in range(PATIENCE):
+        law += (1 - gamma) * weight * reduce(np.multiply.outer, laws).reshape(-1)
+        earlier, laws, weight = laws, [part.push(x) for part, x in zip(parts, laws, strict=True)], gamma * weight
+        # Closed by the next law x', the residual is gamma weight |P' x' - x'|, and P' contracts in L1.
+        change = sum(float(dasum(x - before)) for x, before in zip(laws, earlier, strict=True))
+        if gamma * weight * change <= (1 - gamma) * tolerance:
+            law += weight * reduce(np.multiply.outer, laws).reshape(-1)
+            return StateLaw(reorder(law, chain.n_states, order, range(chain.n)), gamma * weight * change, route)
+    return None
+
+
+def _as_law(function: Array) -> Array:
+    """A function that is all but a law, made one."""
+    law = np.maximum(function, 0.0)
+    law /= law.sum()
+    return law
 
 
 def stationary(

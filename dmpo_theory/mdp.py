@@ -10,10 +10,12 @@ states ``x`` are flat indices of ``(s_0, ..., s_{n-1})`` in C order, agent 0 slo
 
 from __future__ import annotations
 
+import itertools
 import math
+import string
 from collections.abc import Sequence
 from dataclasses import InitVar, dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -178,15 +180,17 @@ def on_joint_states(table: Array, members: Sequence[int], n_states: Sequence[int
 
 def contract(*operands: Any) -> Array:
     """``numpy.einsum(array, axes, array, axes, ..., axes_out)`` with any integers as axis labels."""
-    label: dict[int, int] = {}
-    for axes in operands[1::2]:
-        for axis in axes:
-            label.setdefault(axis, len(label))
-    arguments = [
-        [label[axis] for axis in operand] if position % 2 else operand for position, operand in enumerate(operands[:-1])
-    ]
-    result: Array = np.einsum(*arguments, [label[axis] for axis in operands[-1]])
+    result: Array = np.einsum(_subscripts(*map(tuple, operands[1::2]), tuple(operands[-1])), *operands[:-1:2])
     return result
+
+
+@lru_cache(maxsize=2**14)  # the same few patterns for all agents, again and again
+def _subscripts(*axes: tuple[int, ...]) -> str:
+    label: dict[int, str] = {}
+    for axis in itertools.chain(*axes[:-1]):
+        label.setdefault(axis, string.ascii_letters[len(label)])
+    *factors, result = ("".join(label[axis] for axis in operand) for operand in axes)
+    return f"{','.join(factors)}->{result}"
 
 
 def _arrays(name: str, tables: Sequence[npt.ArrayLike], n: int) -> tuple[Array, ...]:

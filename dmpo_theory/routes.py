@@ -37,8 +37,8 @@ _TYPICAL_SWEEPS = 25
 _COMPILED_FROM = 2**9
 _SMALL = 2**8
 """Joint states up to which the dense route is taken unseen."""
-_VECTORS = 15
-"""Functions of the joint state that a thread works with where a chain hardly mixes; else six."""
+_VECTORS = 18
+"""Functions of the joint state that a thread works with where a chain hardly mixes; else nine."""
 
 
 def has_numba() -> bool:

@@ -14,6 +14,7 @@ from dataclasses import replace
 import numpy as np
 
 from dmpo_theory.closed_loop import ClosedLoop, closed_loop
+from dmpo_theory.elimination import HISTORY, Operator
 from dmpo_theory.extended import ProductLaw, ReferenceLaw
 from dmpo_theory.graph import AgentGraph
 from dmpo_theory.mdp import LocalPolicy, NetworkedMDP
@@ -223,13 +224,27 @@ def check_operator(chain: ClosedLoop, route: Route, inside: Collection[int] | No
         assert abs(stepped - law @ following - gradients[i][index]) <= slack
     if set(kernel.inside) == set(kernel.outside):
         value, reward, change = function.copy(), rng.standard_normal(len(function)), np.empty(len(function))
-        low, high, done = kernel.sweeps(value, reward, change, 0.7, 0.0, 1)
+        low, high, done = kernel.sweeps(value, reward, change[None], 0.7, 0.0, 1)
         assert done == 1
         size = np.abs(reward) + dense @ np.abs(function)
         worst = max(worst, _relative(value, reward + 0.7 * following, size))
         assert (change == value - function).all()
         assert (low, high) == (change.min(), change.max())
+        if len(function) > HISTORY:  # else some average changes nothing at all, and not one alone
+            _check_extrapolation(kernel, function, rng.standard_normal((HISTORY, len(function))))
     return worst
+
+
+def _check_extrapolation(kernel: Operator, last: Array, changes: Array) -> None:
+    """By orthogonal decomposition, without inner products: the average of the iterates whose change differs least."""
+    centred = changes - changes.mean(axis=1, keepdims=True)
+    towards = centred[:-1] - centred[-1]  # of averages with a weight on each iterate but the last
+    weights = np.linalg.lstsq(towards.T, -centred[-1])[0]
+    earlier = [last - centred[t + 1 :].sum(axis=0) for t in range(len(changes) - 1)]
+    expected = last + sum(w * (iterate - last) for w, iterate in zip(weights, earlier, strict=True))
+    moved = last.copy()
+    kernel.extrapolate(moved, changes)
+    assert np.abs(moved - expected).max() <= 1e-6 * max(1.0, float(np.abs(expected).max()))
 
 
 def _all(sizes: Sequence[int]) -> Array:

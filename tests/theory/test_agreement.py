@@ -297,7 +297,7 @@ for sizes in ((full - 1, full, len(work)), (full, full - 1, len(work)), (full, f
     with pytest.raises(IndexError):
         kernels.apply(kernel._steps, source, result, room)
     with pytest.raises(IndexError):
-        kernels.sweeps(kernel._steps, source, np.ones(full), result, 0.5, -1.0, 3, 1.0, room)
+        kernels.sweeps(kernel._steps, source, np.ones(full), result[None], 0.5, -1.0, 3, 1.0, room)
     with pytest.raises(IndexError):
         kernels.reverse(kernel._steps, source, law, result, none, room, room, False)
 short = kernel._steps._replace(tables=kernel._steps.tables[:-1])

@@ -9,6 +9,7 @@ import threadpoolctl
 
 from dmpo_theory import exact, laws, routes, series
 from dmpo_theory.closed_loop import closed_loop
+from dmpo_theory.elimination import Elimination
 from dmpo_theory.errors import ProblemTooLarge
 from dmpo_theory.exact import each_value, local_values, mean_value
 from dmpo_theory.graph import FAMILIES, AgentGraph, named_graph, path, ring, star
@@ -260,7 +261,7 @@ def test_the_mean_value_of_components(method: str) -> None:
 def test_the_occupancy_of_components(
     method: str, patience: int, solvable: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """From a uniform start they stay independent; from any other, or in a Krylov method, they are solved together."""
+    """From a uniform start, by components and together; from any other; by sweeps, Krylov methods, where these fail."""
     mdp, policy = apart()
     kernel = closed_loop(mdp, policy).matrix
     monkeypatch.setattr(laws, "PATIENCE", patience)
@@ -285,6 +286,24 @@ def test_values_stream_in_the_order_asked_for() -> None:
         np.testing.assert_array_equal(value.values, everything.values[value.agent])
 
 
+@pytest.mark.parametrize("method", ["compiled", "numpy"])
+def test_extrapolation_saves_sweeps_and_misleads_nobody(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One slow eigenvalue is annihilated; should the extrapolation lead away, sweeps alone still get there."""
+    mdp = random_mdp(path(7), concentration=0.2, rng=3)
+    policy = random_policy(mdp, rng=4)
+    quick = local_values(mdp, policy, method=method)  # type: ignore[arg-type]
+    monkeypatch.setattr(series, "PATIENCE", 10**9)
+    for patched in (
+        (series, "HISTORY", 1),
+        (Elimination, "extrapolate", lambda self, V, changes: V.__iadd__(changes[0])),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(*patched)
+            slow = local_values(mdp, policy, method="numpy")
+        assert quick.sweeps < 0.8 * slow.sweeps, (quick.sweeps, slow.sweeps)
+        assert np.abs(quick.values - slow.values).max() <= quick.error_bound + slow.error_bound < 2.1e-11
+
+
 def test_slow_chains_are_solved_by_krylov_methods(monkeypatch: pytest.MonkeyPatch) -> None:
     """Both the one that mixes slowly and the shift register, on which BiCGStab breaks down, agree with sweeps alone."""
     slow = random_mdp(ring(6), gamma=0.999, concentration=0.03, rng=0)
@@ -296,6 +315,7 @@ def test_slow_chains_are_solved_by_krylov_methods(monkeypatch: pytest.MonkeyPatc
         quick = local_values(mdp, policy, method="compiled")
         with monkeypatch.context() as patch:
             patch.setattr(series, "PATIENCE", 10**9)
+            patch.setattr(series, "HISTORY", 1)
             sweeping = local_values(mdp, policy, method="compiled")
         assert quick.sweeps < sweeping.sweeps / 3, (quick.sweeps, sweeping.sweeps)
         assert np.abs(quick.values - sweeping.values).max() <= quick.error_bound + sweeping.error_bound
