@@ -161,6 +161,11 @@ class Fleet:
             worker.close()
         self._copies[copy] = None
 
+    @property
+    def workers(self) -> list[int]:
+        """Process ids of the workers that run."""
+        return [copy.process.pid for copy in self._copies if isinstance(copy, Worker)]
+
     def close(self) -> None:
         """End all simulations; the next start begins anew."""
         for copy in range(len(self._copies)):
@@ -187,7 +192,7 @@ class Worker:
     """A simulation in a process of its own."""
 
     def __init__(self, make: Maker) -> None:
-        context = multiprocessing.get_context("spawn")
+        context = _context()
         self._connection, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs, make), daemon=True)
         self.process.start()
@@ -251,6 +256,15 @@ class Local:
     def close(self) -> None:
         """End the simulation."""
         self._simulation.close()
+
+
+def _context() -> Any:
+    """Workers are forked from a server that has imported what they need and knows nothing of this process."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["dmpo_deep.envs", "libsumo"])
+    return context
 
 
 def _answer(simulation: Simulation, request: Request) -> np.ndarray:

@@ -191,9 +191,9 @@ def test_kill_9_of_a_worker_in_mid_episode_changes_nothing():
         rows = []
         for k in range(60):
             if kills and k in (10, 40):
-                worker = env.fleet._copies[k == 40]
-                worker.process.kill()
-                worker.process.join()
+                worker = psutil.Process(env.fleet.workers[k == 40])
+                worker.kill()
+                worker.wait(10)
                 with pytest.warns(RuntimeWarning, match="died|is gone"):
                     rows.append(env.step(np.full((2, 14, 1), 0.05 * np.sin(k)))[0])
                 continue
@@ -208,7 +208,7 @@ def test_a_worker_that_hangs_is_replaced():
     env = make_env("eight", 1)
     env.reset(np.random.default_rng(0))
     env.fleet.timeout = 2.0
-    os.kill(env.fleet._copies[0].process.pid, signal.SIGSTOP)
+    os.kill(env.fleet.workers[0], signal.SIGSTOP)
     start = time.monotonic()
     with pytest.warns(RuntimeWarning, match="does not answer"):
         obs = env.step(np.full((1, 14, 1), 0.5))[0]
