@@ -24,7 +24,6 @@ import psutil
 
 from dmpo_deep.controllers import CONTROLLERS
 from dmpo_deep.envs import make_env
-from dmpo_deep.envs.sumo import FILES
 
 SOAKS = {"atsc": ("greedy-lanes-15", 20), "eight": ("timetable", 200)}
 """Task -> the controller that drives it, and episodes of all workers together."""
@@ -36,15 +35,13 @@ def resident(pid: int) -> float:
     return float(psutil.Process(pid).memory_info().rss) / 2**20
 
 
-def left(before: set[str], workers: set[int]) -> list[str]:
+def left(folder: Path, workers: set[int]) -> list[str]:
     """Files and workers that are there and should not be."""
-    files = {str(path) for path in Path(tempfile.gettempdir()).glob(f"{FILES}*")} - before
-    return sorted(files) + [f"process {pid}" for pid in sorted(workers) if psutil.pid_exists(pid)]
+    return sorted(map(str, folder.rglob("*"))) + [f"process {pid}" for pid in sorted(workers) if psutil.pid_exists(pid)]
 
 
-def soak(task: str, controller: str, episodes: int) -> bool:
-    """Play the episodes, print what was found, and say whether all is well."""
-    before = {str(path) for path in Path(tempfile.gettempdir()).glob(f"{FILES}*")}
+def soak(task: str, controller: str, episodes: int, folder: Path) -> bool:
+    """Play the episodes, print what was found, and say whether all is well; temporary files go to ``folder``."""
     env, rng = make_env(task, WORKERS), np.random.default_rng(0)
     policy = CONTROLLERS[task][controller].make(env)
     each, start, seen, killed = episodes // WORKERS, time.perf_counter(), set(), 0
@@ -65,7 +62,7 @@ def soak(task: str, controller: str, episodes: int) -> bool:
         seen.update(env.fleet.workers)
         memory.append([resident(pid) for pid in env.fleet.workers])
     env.close()
-    found = left(before, seen)
+    found = left(folder, seen)
     rss = np.array(memory)
     survivor = rss[1:, 1:]  # the first worker is another one since the kill
     growth = float((survivor.max(axis=0) / survivor[0]).max())
@@ -85,7 +82,10 @@ def main() -> None:
     """Soak the tasks."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=sorted(SOAKS), default=sorted(SOAKS), metavar="TASK")
-    results = [soak(task, *SOAKS[task]) for task in parser.parse_args().only]
+    tasks = parser.parse_args().only
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["TMPDIR"] = tempfile.tempdir = folder  # of the workers, too
+        results = [soak(task, *SOAKS[task], Path(folder)) for task in tasks]
     if not all(results):
         sys.exit("something is left, or grew")
 
