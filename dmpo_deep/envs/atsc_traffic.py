@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -139,8 +138,14 @@ class SignalTraffic:
 
     def _frame(self) -> np.ndarray:
         api, backlog = self._session.api, np.zeros(len(self._network.signals))
-        detected, queued = _numbers(api.lanearea, self._detectors)
-        on_lane, halting = _numbers(api.lane, self._lanes)
+        detected, queued = (
+            np.array(list(map(read, self._detectors)))
+            for read in (api.lanearea.getLastStepVehicleNumber, api.lanearea.getLastStepHaltingNumber)
+        )
+        on_lane = np.array(list(map(api.lane.getLastStepVehicleNumber, self._lanes)))
+        halting = np.zeros_like(on_lane)
+        for k in np.flatnonzero(on_lane).tolist():
+            halting[k] = api.lane.getLastStepHaltingNumber(self._lanes[k])
         waiting = len(api.simulation.getPendingVehicles())
         if waiting:
             for edge, signal in self._origins:
@@ -185,13 +190,6 @@ class SignalTraffic:
     def close(self) -> None:
         """End the simulation."""
         self._session.close()
-
-
-def _numbers(domain: Any, names: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Vehicles, and halting ones, on each of SUMO's objects; nobody halts where nobody is."""
-    numbers = list(map(domain.getLastStepVehicleNumber, names))
-    halting = [domain.getLastStepHaltingNumber(name) if k else 0 for name, k in zip(names, numbers, strict=True)]
-    return np.array(numbers), np.array(halting)
 
 
 def _detectors(network: SignalNetwork, lanes: list[str], names: list[str]) -> str:
