@@ -24,6 +24,7 @@ import psutil
 
 from dmpo_deep.controllers import CONTROLLERS
 from dmpo_deep.envs import make_env
+from dmpo_deep.envs.sumo import FILES
 
 SOAKS = {"atsc": ("greedy-lanes-15", 20), "eight": ("timetable", 200)}
 """Task -> the controller that drives it, and episodes of all workers together."""
@@ -35,13 +36,18 @@ def resident(pid: int) -> float:
     return float(psutil.Process(pid).memory_info().rss) / 2**20
 
 
-def left(folder: Path, workers: set[int]) -> list[str]:
-    """Files and workers that are there and should not be."""
-    return sorted(map(str, folder.rglob("*"))) + [f"process {pid}" for pid in sorted(workers) if psutil.pid_exists(pid)]
+def inputs() -> set[str]:
+    """Folders of input that are there and still are after the second that SUMO of somebody else may need to read it."""
+    found = []
+    for _ in range(2):
+        found.append({str(path) for path in Path(tempfile.gettempdir()).glob(f"{FILES}*")})
+        time.sleep(1)
+    return set.intersection(*found)
 
 
-def soak(task: str, controller: str, episodes: int, folder: Path) -> bool:
-    """Play the episodes, print what was found, and say whether all is well; temporary files go to ``folder``."""
+def soak(task: str, controller: str, episodes: int) -> bool:
+    """Play the episodes, print what was found, and say whether all is well."""
+    before = inputs()
     env, rng = make_env(task, WORKERS), np.random.default_rng(0)
     policy = CONTROLLERS[task][controller].make(env)
     each, start, seen, killed = episodes // WORKERS, time.perf_counter(), set(), 0
@@ -62,7 +68,7 @@ def soak(task: str, controller: str, episodes: int, folder: Path) -> bool:
         seen.update(env.fleet.workers)
         memory.append([resident(pid) for pid in env.fleet.workers])
     env.close()
-    found = left(folder, seen)
+    found = sorted(inputs() - before) + [f"process {pid}" for pid in sorted(seen) if psutil.pid_exists(pid)]
     rss = np.array(memory)
     survivor = rss[1:, 1:]  # the first worker is another one since the kill
     growth = float((survivor.max(axis=0) / survivor[0]).max())
@@ -83,9 +89,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=sorted(SOAKS), default=sorted(SOAKS), metavar="TASK")
     tasks = parser.parse_args().only
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ["TMPDIR"] = tempfile.tempdir = folder  # of the workers, too
-        results = [soak(task, *SOAKS[task], Path(folder)) for task in tasks]
+    results = [soak(task, *SOAKS[task]) for task in tasks]
     if not all(results):
         sys.exit("something is left, or grew")
 

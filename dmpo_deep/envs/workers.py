@@ -8,8 +8,10 @@ makes states that can be saved, of a simulator that cannot save them exactly.
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import pickle
+import shutil
 import signal
 import time
 import warnings
@@ -17,6 +19,7 @@ import weakref
 from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
+from multiprocessing.util import get_temp_dir
 from typing import Any, Protocol
 
 import numpy as np
@@ -292,26 +295,34 @@ def _unpacked(data: bytes) -> Any:
 
 
 def _serve(connection: Connection, make: Maker) -> None:
-    """A worker's life: answer requests until the other end is closed."""
+    """A worker's life: answer requests until the other end says goodbye, or is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the other end decides what Ctrl-C means
     simulation: Simulation | None = None
     try:
         while True:
             request = _unpacked(connection.recv_bytes())
+            if request is None:
+                break
             try:
                 simulation = simulation or make()
                 answer: Any = _answer(simulation, request)
             except Exception as error:
                 answer = error
             connection.send_bytes(_packed(answer))
-    except (EOFError, OSError):
-        pass
+    except (EOFError, OSError):  # nobody said goodbye
+        parent = multiprocessing.parent_process()
+        if parent is not None:
+            parent.join(5)
+            if not parent.is_alive():  # the socket of the server of workers would stay
+                shutil.rmtree(get_temp_dir(), ignore_errors=True)
     finally:
         if simulation is not None:
             simulation.close()
 
 
 def _end(process: BaseProcess, connection: Connection) -> None:
+    with contextlib.suppress(OSError):
+        connection.send_bytes(_packed(None))
     connection.close()
     process.join(2)
     if process.is_alive():

@@ -159,7 +159,7 @@ def test_nothing_is_left_of_a_script_that_is_stopped(number, isolated, tmp_path)
             run.kill()
     _, alive = psutil.wait_procs(workers, timeout=20)
     assert not alive
-    assert not list(tmp_path.glob("dmpo-sumo-*")), "files left"
+    assert list(tmp_path.iterdir()) == [script], "files left"
 
 
 def test_input_exists_while_sumo_reads_it_and_stale_input_is_removed(tmp_path, monkeypatch):
