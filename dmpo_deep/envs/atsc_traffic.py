@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -54,7 +53,6 @@ class SignalTraffic:
     """One network in SUMO; see :func:`layout` for its frames.
 
     Args:
-        folder: for the detectors.
         network: the signals.
         origins: roads on which vehicles depart.
         files: SUMO's options ``net-file`` and ``route-files``.
@@ -66,7 +64,6 @@ class SignalTraffic:
 
     def __init__(
         self,
-        folder: Path,
         network: SignalNetwork,
         origins: tuple[str, ...],
         files: Mapping[str, str],
@@ -77,23 +74,23 @@ class SignalTraffic:
     ) -> None:
         self._session, self._network, self._timing, self._seed = Session(backend), network, timing, sumo_seed
         self._origins = [(edge, network.leads_to.get(edge)) for edge in origins]
-        self._outgoing = list(network.outgoing)
-        self._detectors = [f"detector {lane}" for lane in dict.fromkeys(network.incoming)]
-        self._lanes = list(dict.fromkeys(network.incoming))
+        entering = list(dict.fromkeys(network.incoming))
+        self._lanes = list(dict.fromkeys((*entering, *network.lanes, *network.inner)))
         where = {lane: k for k, lane in enumerate(self._lanes)}
-        self._spread = np.array([where[lane] for lane in network.incoming])
-        file = folder / "detectors.add.xml"
-        file.write_text(_detectors(network, self._lanes, self._detectors))
+        self._incoming, self._outgoing = (
+            np.array([where[lane] for lane in lanes]) for lanes in (network.incoming, network.outgoing)
+        )
+        self._detectors = [f"detector {lane}" for lane in entering]
+        self._built = {"additional-files": _detectors(network, entering, self._detectors)}
         self._options = {
             **files,
-            **{"additional-files": file, "begin": timing.begin_time, "step-length": 1},
-            **{"device.tripinfo.probability": 1, **options},
+            **{"begin": timing.begin_time, "step-length": 1, "device.tripinfo.probability": 1, **options},
         }
 
     def start(self, seed: float) -> np.ndarray:
         """All signals in their first phase; nothing has moved yet."""
         number = int(seed * 2**31) if self._seed is None else self._seed
-        self._session.load({**self._options, "seed": number})
+        self._session.load({**self._options, "seed": number}, self._built)
         n = len(self._network.signals)
         self._phase, self._green = np.zeros(n, dtype=int), np.zeros(n, dtype=int)
         self._totals = dict.fromkeys(("arrived", "departed", "teleported", "collided", "loaded"), 0)
@@ -141,34 +138,35 @@ class SignalTraffic:
 
     def _frame(self) -> np.ndarray:
         api, backlog = self._session.api, np.zeros(len(self._network.signals))
-        detector, lane = api.lanearea, api.lane
-        per_lane = (
-            list(map(detector.getLastStepVehicleNumber, self._detectors)),
-            list(map(detector.getLastStepHaltingNumber, self._detectors)),
-            list(map(lane.getLastStepVehicleNumber, self._lanes)),
-            list(map(lane.getLastStepHaltingNumber, self._lanes)),
+        detected, queued = (
+            np.array(list(map(read, self._detectors)))
+            for read in (api.lanearea.getLastStepVehicleNumber, api.lanearea.getLastStepHaltingNumber)
         )
+        on_lane = np.array(list(map(api.lane.getLastStepVehicleNumber, self._lanes)))
+        halting = np.zeros_like(on_lane)
+        for k in np.flatnonzero(on_lane).tolist():
+            halting[k] = api.lane.getLastStepHaltingNumber(self._lanes[k])
         waiting = len(api.simulation.getPendingVehicles())
         if waiting:
             for edge, signal in self._origins:
                 if signal is not None:
                     backlog[signal] += len(api.edge.getPendingVehicles(edge))
-        leaving = list(map(lane.getLastStepVehicleNumber, self._outgoing))
+        enter, leave = self._incoming, self._outgoing
         return np.concatenate(
             [
-                *(np.array(values)[self._spread] for values in per_lane),
-                *(leaving, backlog, self._phase, np.maximum(self._green, 0), self._system(waiting)),
+                *(detected[enter], queued[enter], on_lane[enter], halting[enter], on_lane[leave]),
+                *(backlog, self._phase, np.maximum(self._green, 0), self._system(on_lane, halting, waiting)),
             ]
         )
 
-    def _system(self, waiting: int) -> list[float]:
-        edge, totals = self._session.api.edge, self._totals
-        busy = [e for e in self._network.edges if edge.getLastStepVehicleNumber(e)]
-        numbers = [edge.getLastStepVehicleNumber(e) for e in busy]
+    def _system(self, on_lane: np.ndarray, halting: np.ndarray, waiting: int) -> list[float]:
+        lane, totals = self._session.api.lane, self._totals
+        busy = [(self._lanes[k], int(on_lane[k])) for k in np.flatnonzero(on_lane)]
+        speed = sum(number * lane.getLastStepMeanSpeed(name) for name, number in busy) / max(int(on_lane.sum()), 1)
+        waited = sum(lane.getWaitingTime(name) for name, _ in busy)
         running = totals["departed"] - totals["arrived"]
-        speed = sum(k * edge.getLastStepMeanSpeed(e) for k, e in zip(numbers, busy, strict=True)) / max(sum(numbers), 1)
         return [
-            *(running, sum(map(edge.getLastStepHaltingNumber, busy)), sum(map(edge.getWaitingTime, busy)), speed),
+            *(running, float(halting.sum()), waited, speed),
             *(waiting, totals["arrived"], totals["departed"], totals["teleported"], totals["collided"]),
             *(running + waiting, self._mean_delay() if self._at_end() else np.nan),
         ]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -77,7 +76,6 @@ class EightRoad:
     """One figure eight in SUMO; frames are speeds ``[14]`` and places on the lap ``[14]``, in SI units.
 
     Args:
-        folder: for the network.
         radius: of the arcs in m.
         speed_mode: SUMO's bit set of rules that agents' cars keep.
         warmup: steps at the start in which SUMO's IDM drivers drive.
@@ -87,24 +85,23 @@ class EightRoad:
     """
 
     def __init__(
-        self, folder: Path, radius: float, speed_mode: int, warmup: int, shift: float | None, driver: int, backend: str
+        self, radius: float, speed_mode: int, warmup: int, shift: float | None, driver: int, backend: str
     ) -> None:
         self._session, self._cars = Session(backend), [str(car) for car in range(CARS)]
         self._radius, self._mode, self._warmup, self._shift, self._driver = radius, speed_mode, warmup, shift, driver
-        self._lap, self._demand, self._network = lap_length(radius), folder / "cars.rou.xml", folder / "eight.net.xml"
-        self._network.write_text(network(radius))
+        self._lap, self._network = lap_length(radius), network(radius)
 
     def start(self, seed: float) -> np.ndarray:
         """Cars at rest, evenly spaced; then the warm-up."""
         shift = drawn_shift(self._radius, seed) if self._shift is None else self._shift
         self._start = start_positions(self._radius, shift)
-        self._demand.write_text(demand(self._radius, self._start, IDM if self._warmup else self._driver))
+        cars = demand(self._radius, self._start, IDM if self._warmup else self._driver)
         self._session.load(
             {
-                **{"net-file": self._network, "route-files": self._demand, "seed": int(seed * 2**31)},
-                **{"step-length": DT, "time-to-teleport": -1, "insertion-checks": "none"},
+                **{"seed": int(seed * 2**31), "step-length": DT, "time-to-teleport": -1, "insertion-checks": "none"},
                 **{"collision.action": "none", "no-internal-links": "false"},
-            }
+            },
+            {"net-file": self._network, "route-files": cars},
         )
         self._session.step()
         vehicle = self._session.api.vehicle

@@ -129,7 +129,9 @@ class FigureEight(Simulated):
 
     def observe(self) -> np.ndarray:
         """Current observations ``[B, n, d]``, float32."""
-        cars = self.traffic()
+        return self._observed(self.traffic())
+
+    def _observed(self, cars: Traffic) -> np.ndarray:
         obs = np.empty((self.batch, CARS, self.observation_space.shape[0]), dtype=np.float32)
         obs[..., 0], obs[..., 1] = cars.speed / TOP_SPEED, cars.position / self.lap
         if self._local:
@@ -156,7 +158,7 @@ class FigureEight(Simulated):
             info[f"{name}_sd"] = np.sqrt(np.add.reduce((value - mean[:, None]) ** 2, axis=1) / CARS)
         terminated = collided if self._ends else np.zeros_like(collided)
         self._end(terminated | truncated)
-        return self.observe(), raw / TARGET_SPEED, terminated, truncated & ~terminated, info
+        return self._observed(cars), raw / TARGET_SPEED, terminated, truncated & ~terminated, info
 
     def collides(self, position: np.ndarray) -> np.ndarray:
         """Whether a northbound and a westbound body overlap the square they cross in; ``[B]`` from ``[B, 14]``."""

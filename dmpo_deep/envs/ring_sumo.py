@@ -7,9 +7,6 @@ get no command: SUMO drives them.
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
-
 import numpy as np
 
 from dmpo_deep.envs.ring import CAR_LENGTH, CARS, HUMAN, JUNCTIONS, SAFE, TOP_SPEED, Driver, leaders
@@ -41,12 +38,9 @@ class SumoRing:
             RuntimeError: another simulation runs in this process, which has room for one.
         """
         self._quarter, self._turn = circumference / QUARTERS, _clear_of_joints(position, circumference / QUARTERS)
-        with tempfile.TemporaryDirectory() as folder:
-            road, cars = Path(folder) / "ring.net.xml", Path(folder) / "cars.rou.xml"
-            road.write_text(_network(self._quarter))
-            cars.write_text(_demand(self._human, (position + self._turn) % circumference, self._quarter))
-            options = {"net-file": road, "route-files": cars, "step-length": DT, "time-to-teleport": -1}
-            self._session.load({**options, "insertion-checks": "none"})
+        cars = _demand(self._human, (position + self._turn) % circumference, self._quarter)
+        options = {"step-length": DT, "time-to-teleport": -1, "insertion-checks": "none"}
+        self._session.load(options, {"net-file": _network(self._quarter), "route-files": cars})
         self._session.step()
         for car in np.flatnonzero(~self._human):
             self._session.api.vehicle.setSpeedMode(str(car), SAFE_SPEED_ONLY)

@@ -68,6 +68,8 @@ class SignalNetwork:
     signals: tuple[Signal, ...]
     lanes: Mapping[str, float]
     """Lane -> length in m, inner lanes left out."""
+    inner: tuple[str, ...]
+    """Lanes inside of junctions."""
     edges: tuple[str, ...]
     """All roads and inner roads."""
     follows: Mapping[str, tuple[str, ...]]
@@ -178,14 +180,17 @@ def read_network(path: Path) -> SignalNetwork:
         signals.append(Signal(light, phases, tuple(Link(*link) for link in sorted(links[light]))))
     if not signals:
         raise ValueError(f"{path} has no traffic signals; give a network with <tlLogic> and controlled connections")
-    lanes = {
-        lane.get("id", ""): float(lane.get("length", "nan"))
-        for edge in root.iter("edge")
-        if edge.get("function") != "internal"
-        for lane in edge.iter("lane")
-    }
+    lanes: dict[str, float] = {}
+    inner: list[str] = []
+    for edge in root.iter("edge"):
+        for lane in edge.iter("lane"):
+            if edge.get("function") == "internal":
+                inner.append(lane.get("id", ""))
+            else:
+                lanes[lane.get("id", "")] = float(lane.get("length", "nan"))
     edges = tuple(edge.get("id", "") for edge in root.iter("edge"))
-    return SignalNetwork(tuple(signals), lanes, edges, {edge: tuple(others) for edge, others in follows.items()})
+    roads = {edge: tuple(others) for edge, others in follows.items()}
+    return SignalNetwork(tuple(signals), lanes, tuple(inner), edges, roads)
 
 
 def departures(path: Path, network: SignalNetwork) -> tuple[str, ...]:

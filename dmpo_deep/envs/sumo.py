@@ -11,13 +11,20 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
+import shutil
+import tempfile
+import time
 import weakref
 from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 BACKENDS = ("libsumo", "traci", "sumo-gui")
 ROOM = "SUMO has room for one simulation in a process"
+FILES, STALE = "dmpo-sumo-", 3600.0
+"""How the names of folders for SUMO's input begin, and seconds after which one must be of a process that was killed
+while SUMO was reading."""
 
 _running: weakref.ref[Session] | None = None
 
@@ -66,26 +73,38 @@ class Session:
 
     def __init__(self, backend: str = "libsumo") -> None:
         require_sumo(backend)
+        _sweep()
         self._backend, self._started = backend, False
 
-    def load(self, options: Mapping[str, object]) -> None:
-        """Start a simulation, or load another one in its place; ``options`` are SUMO's, ``{"net-file": path}``.
+    def load(self, options: Mapping[str, object], texts: Mapping[str, str] | None = None) -> None:
+        """Start a simulation, or load another one in its place.
 
-        An option that is True is a flag.
+        Args:
+            options: SUMO's, ``{"net-file": path}``; one that is True is a flag.
+            texts: options, and what stands in a file, or a further one, for each; these files exist only while SUMO
+                reads them, so that nothing is left of a process that is killed later; what one leaves that is
+                killed just then, a session of another hour removes.
 
         Raises:
             RuntimeError: another session of this process still runs.
             SimulationError: SUMO refuses its input.
         """
-        flags = [
-            text
-            for name, value in options.items()
-            for text in ([f"--{name}"] if value is True else [f"--{name}", str(value)])
-        ]
-        try:
-            self._load([*flags, "--no-step-log", "--no-warnings"])
-        except self._failures() as error:
-            raise SimulationError(f"SUMO refuses to start ({error}); it says why on stderr, above") from error
+        with tempfile.TemporaryDirectory(prefix=FILES, ignore_cleanup_errors=True) as folder:
+            options = dict(options)
+            for name, text in (texts or {}).items():
+                file = Path(folder) / f"{name}.xml"
+                file.write_text(text)
+                options[name] = f"{options[name]},{file}" if name in options else file
+            flags = [
+                text
+                for name, value in options.items()
+                for text in ([f"--{name}"] if value is True else [f"--{name}", str(value)])
+            ]
+            try:
+                self._load([*flags, "--no-step-log", "--no-warnings"])
+                self.api.simulation.getTime()  # the answer of a program comes when it has read everything
+            except self._failures() as error:
+                raise SimulationError(f"SUMO refuses to start ({error}); it says why on stderr, above") from error
 
     def _load(self, flags: list[str]) -> None:
         if self._started:
@@ -140,6 +159,14 @@ class Session:
         import traci
 
         return traci.TraCIException, traci.FatalTraCIError, ConnectionError
+
+
+def _sweep() -> None:
+    """Remove what killed processes left."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{FILES}*"):
+        with contextlib.suppress(OSError):  # another session may have been faster
+            if time.time() - folder.stat().st_mtime > STALE:
+                shutil.rmtree(folder)
 
 
 def _close_library() -> None:

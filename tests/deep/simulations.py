@@ -34,12 +34,12 @@ def one_at_a_time(task: str) -> Iterator[Callable[..., NetworkedEnv]]:
 class Counter:
     """Frames are the seed, the steps so far, the sum of all actions, and the process.
 
-    It stands at module level so that workers can be sent it.
+    It stands at module level so that workers can be sent it. Trouble comes at one step, of an episode that has not had
+    it: in ``marks``, a folder, is who has.
     """
 
-    def __init__(self, folder: Path, trouble: str = "", at: int = -1, always: bool = False) -> None:
-        self.folder, self.trouble, self.at, self.always = folder, trouble, at, always
-        (folder / "file").write_text("x")
+    def __init__(self, marks: Path | None = None, trouble: str = "", at: int = -1) -> None:
+        self.marks, self.trouble, self.at = marks, trouble, at
 
     def start(self, seed):
         self.seed, self.steps, self.total = seed, 0, 0.0
@@ -49,7 +49,7 @@ class Counter:
         return np.array([self.seed, self.steps, self.total, os.getpid()])
 
     def step(self, action):
-        if self.steps == self.at and (self.always or not self.once()):
+        if self.steps == self.at and not self.happened():
             if self.trouble == "dies":
                 os.kill(os.getpid(), signal.SIGKILL)
             if self.trouble == "hangs":
@@ -60,9 +60,11 @@ class Counter:
         self.steps, self.total = self.steps + 1, self.total + float(action.sum())
         return self.frame()
 
-    def once(self):
-        """Whether it happened before, in this process or another."""
-        mark = self.folder.parent / f"trouble-{self.folder.name}"
+    def happened(self):
+        """Whether it did before, in this process or another."""
+        if self.marks is None:
+            return False
+        mark = self.marks / f"{self.seed}"
         happened = mark.exists()
         mark.touch()
         return happened

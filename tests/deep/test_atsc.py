@@ -169,6 +169,12 @@ def test_rewards_and_observations_by_plain_loops(local):
             np.testing.assert_allclose(obs[0, i, :6], np.minimum(np.array(counts) / 5, 2), rtol=1e-6)
             assert obs[0, i, 6:11].tolist() == [0, 0, 0, 1, 0]
             assert obs[0, i, 11] == 1
+        speeds = [api.vehicle.getSpeed(car) for car in api.vehicle.getIDList()]
+        assert info["system_total_running"][0] == len(speeds) > 50
+        assert info["system_mean_speed"][0] == pytest.approx(np.mean(speeds))
+        assert info["system_total_stopped"][0] == sum(speed < 0.1 for speed in speeds)
+        waited = sum(map(api.vehicle.getWaitingTime, api.vehicle.getIDList()))
+        assert info["system_total_waiting_time"][0] == waited
         if reward_fn == "queue_and_backlog":
             assert info["system_total_backlogged"][0] > 100
             assert env.signals().backlog.sum() == info["system_total_backlogged"][0]

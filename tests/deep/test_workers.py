@@ -9,6 +9,7 @@ import tempfile
 import time
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
@@ -17,7 +18,7 @@ import pytest
 pytest.importorskip("gymnasium")
 
 from dmpo_deep.envs import make_env
-from dmpo_deep.envs.sumo import Session
+from dmpo_deep.envs.sumo import FILES, STALE, Session
 from dmpo_deep.envs.workers import Fleet
 from tests.deep.simulations import Counter
 
@@ -37,9 +38,9 @@ def played(fleet, steps=6):
 @pytest.mark.parametrize(
     ("trouble", "said"), [("dies", "died .exit status -9"), ("hangs", "does not answer"), ("fails", "no valid route")]
 )
-def test_an_episode_that_breaks_is_played_again_to_where_it_stood(trouble, said):
+def test_an_episode_that_breaks_is_played_again_to_where_it_stood(trouble, said, tmp_path):
     whole, _ = played(Fleet(Counter, 2, 4))
-    fleet = Fleet(partial(Counter, trouble=trouble, at=3), 2, 4, timeout=3.0)
+    fleet = Fleet(partial(Counter, tmp_path, trouble, at=3), 2, 4, timeout=3.0)
     with pytest.warns(RuntimeWarning) as caught:
         frames, given_up = played(fleet)
     told = rf"copy [01] at step 4 of its episode: .*{said}.*; its episode is played again in a new worker"
@@ -51,7 +52,7 @@ def test_an_episode_that_breaks_is_played_again_to_where_it_stood(trouble, said)
 
 
 def test_an_episode_that_breaks_every_time_is_given_up_and_the_next_one_runs():
-    fleet = Fleet(partial(Counter, trouble="dies", at=3, always=True), 2, 4)
+    fleet = Fleet(partial(Counter, trouble="dies", at=3), 2, 4)
     with pytest.warns(RuntimeWarning) as caught:
         frames, given_up = played(fleet, steps=4)
     assert sum("3 times; the episode ends here, as if by the time limit" in str(w.message) for w in caught) == 2
@@ -64,40 +65,37 @@ def test_an_episode_that_breaks_every_time_is_given_up_and_the_next_one_runs():
 
 def test_a_mistake_of_the_user_is_told_and_not_repeated():
     for isolated in (True, False):
-        fleet = Fleet(partial(Counter, at=1, always=True), 1, 4, isolated)
+        fleet = Fleet(partial(Counter, at=1), 1, 4, isolated)
         fleet.start(np.array([0.5]), np.array([True]))
         fleet.step(np.ones((1, 3)))
         with pytest.raises(ValueError, match="a mistake of the user"):
             fleet.step(np.ones((1, 3)))
 
 
-def test_a_simulator_that_cannot_start_is_no_endless_loop(tmp_path):
+def test_a_simulator_that_cannot_start_is_no_endless_loop():
     class Broken:
-        def __init__(self, folder):
+        def __init__(self):
             raise ValueError("no such network")
 
     with pytest.raises(ValueError, match="no such network"):
         Fleet(Broken, 1, 4, isolated=False).start(np.array([0.5]), np.array([True]))
 
 
-def test_copies_live_in_processes_of_their_own_and_leave_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+def test_copies_live_in_processes_of_their_own_and_leave_nothing():
     fleet = Fleet(Counter, 3, 4)
     frames = fleet.start(np.array([0.1, 0.2, 0.3]), np.ones(3, dtype=bool))
     processes = set(frames[:, 3].astype(int).tolist())
     assert len(processes | {os.getpid()}) == 4
-    [folder] = tmp_path.glob("dmpo-sumo-*")
-    assert sorted(path.name for path in folder.iterdir()) == ["0", "1", "2"]
     fleet.close()
     assert not any(map(psutil.pid_exists, processes))
-    assert not folder.exists()
     fleet.start(np.array([0.1, 0.2, 0.3]), np.ones(3, dtype=bool))
     fleet.close()
     with pytest.warns(RuntimeWarning, match="the simulation was closed"):
         frames = fleet.step(np.ones((3, 1)))[0]
     assert frames[:, 1].tolist() == [1, 1, 1]
+    processes = set(frames[:, 3].astype(int).tolist())
     del fleet
-    assert not list(tmp_path.glob("dmpo-sumo-*"))
+    assert not any(map(psutil.pid_exists, processes))
 
 
 def test_a_state_is_the_way_that_led_to_it():
@@ -118,24 +116,29 @@ import sys, time
 import numpy as np
 from dmpo_deep.envs import make_env
 if __name__ == "__main__":
-    env, rng = make_env("eight", 2, right_of_way="inside"), np.random.default_rng(0)
+    batch = int(sys.argv[1])
+    env = make_env("eight", max(batch, 1), right_of_way="inside", isolated=batch > 0)
+    rng = np.random.default_rng(0)
     env.reset(rng)
     print("running", flush=True)
     while True:
-        if (env.step(np.zeros((2, 14, 1)))[3]).any():
+        if (env.step(np.zeros((env.batch, 14, 1)))[3]).any():
             env.reset(rng)
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_nothing_is_left_of_a_script_that_is_stopped(number, tmp_path):
+@pytest.mark.parametrize(
+    ("number", "isolated"),
+    [(signal.SIGINT, 2), (signal.SIGTERM, 2), (signal.SIGKILL, 2), (signal.SIGTERM, 0), (signal.SIGKILL, 0)],
+)
+def test_nothing_is_left_of_a_script_that_is_stopped(number, isolated, tmp_path):
     pytest.importorskip("libsumo")
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
     variables = {key: value for key, value in os.environ.items() if key != "SUMO_HOME"}
     variables |= {"TMPDIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(
-        [sys.executable, str(script)],
+        [sys.executable, str(script), str(isolated)],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         env=variables,
@@ -146,8 +149,7 @@ def test_nothing_is_left_of_a_script_that_is_stopped(number, tmp_path):
         assert run.stdout.readline() == b"running\n"
         workers = psutil.Process(run.pid).children(recursive=True)
         try:
-            assert len(workers) >= 2
-            assert list(tmp_path.glob("dmpo-sumo-*"))
+            assert len(workers) >= isolated
             if number == signal.SIGINT:
                 os.killpg(run.pid, number)  # as a terminal does it, to the workers, too
             else:
@@ -157,7 +159,27 @@ def test_nothing_is_left_of_a_script_that_is_stopped(number, tmp_path):
             run.kill()
     _, alive = psutil.wait_procs(workers, timeout=20)
     assert not alive
-    assert not list(tmp_path.glob("dmpo-sumo-*")), "files left"
+    assert list(tmp_path.iterdir()) == [script], "files left"
+
+
+def test_input_exists_while_sumo_reads_it_and_stale_input_is_removed(tmp_path, monkeypatch):
+    pytest.importorskip("libsumo")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    stale, fresh = tmp_path / f"{FILES}a", tmp_path / f"{FILES}b"
+    for folder in (stale, fresh):
+        folder.mkdir()
+        (folder / "net-file.xml").touch()
+    os.utime(stale, (time.time() - STALE - 1,) * 2)
+    session, seen = Session(), []
+    assert list(tmp_path.iterdir()) == [fresh]
+    monkeypatch.setattr(session, "_load", lambda flags: seen.extend((flags, sorted(tmp_path.rglob("*.xml")))))
+    session.api = SimpleNamespace(simulation=SimpleNamespace(getTime=float))
+    session.load({"net-file": "given.xml", "seed": 3, "flag": True}, {"net-file": "<net/>", "route-files": "<routes/>"})
+    flags, files = seen
+    routes, net = [path for path in map(Path, files) if path.parent != fresh][::-1]
+    assert flags[:5] == ["--net-file", f"given.xml,{net}", "--seed", "3", "--flag"]
+    assert flags[5:7] == ["--route-files", str(routes)]
+    assert list(tmp_path.iterdir()) == [fresh]
 
 
 def test_kill_9_of_a_worker_in_mid_episode_changes_nothing():
@@ -169,9 +191,9 @@ def test_kill_9_of_a_worker_in_mid_episode_changes_nothing():
         rows = []
         for k in range(60):
             if kills and k in (10, 40):
-                worker = env.fleet._copies[k == 40]
-                worker.process.kill()
-                worker.process.join()
+                worker = psutil.Process(env.fleet.workers[k == 40])
+                worker.kill()
+                worker.wait(10)
                 with pytest.warns(RuntimeWarning, match="died|is gone"):
                     rows.append(env.step(np.full((2, 14, 1), 0.05 * np.sin(k)))[0])
                 continue
@@ -186,7 +208,7 @@ def test_a_worker_that_hangs_is_replaced():
     env = make_env("eight", 1)
     env.reset(np.random.default_rng(0))
     env.fleet.timeout = 2.0
-    os.kill(env.fleet._copies[0].process.pid, signal.SIGSTOP)
+    os.kill(env.fleet.workers[0], signal.SIGSTOP)
     start = time.monotonic()
     with pytest.warns(RuntimeWarning, match="does not answer"):
         obs = env.step(np.full((1, 14, 1), 0.5))[0]
