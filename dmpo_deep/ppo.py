@@ -97,14 +97,6 @@ class LocalAgents(ABC):
 
     preset: ActorCritic
 
-    @abstractmethod
-    def policy_loss(self, log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor) -> Tensor:
-        """What the policies descend, without entropy: ``[n, N]`` to ``[n]``."""
-
-    @abstractmethod
-    def update(self, data: Trajectory, rng: np.random.Generator) -> dict[str, float]:
-        """Learn from one batch of the current policy's data; what is worth logging."""
-
     def __init__(self, env: NetworkedEnv, preset: ActorCritic, rng: torch.Generator) -> None:
         graph, d = env.graph, env.observation_space.shape[0]
         self.preset, self.graph, self.features = preset, graph, d
@@ -115,6 +107,14 @@ class LocalAgents(ABC):
         self.actor_optimizer = torch.optim.Adam(self.actor.parameters(), lr=preset.lr_actor)
         self.critic_optimizer = torch.optim.Adam(self.critic.parameters(), lr=preset.lr_critic)
         self.gradient_steps = 0
+
+    @abstractmethod
+    def policy_loss(self, log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor) -> Tensor:
+        """What the policies descend, without entropy: ``[n, N]`` to ``[n]``."""
+
+    @abstractmethod
+    def update(self, data: Trajectory, rng: np.random.Generator) -> dict[str, float]:
+        """Learn from one batch of the current policy's data; what is worth logging."""
 
     def policy(self, greedy: bool = False) -> Policy:
         """A policy for new episodes: actions are sampled, or the most probable ones."""

@@ -26,8 +26,6 @@ TABLE_NUMBERS = 2**16
 """Compiled, agents are summed out together while their table stays in the second-level cache, or hardly grows."""
 OFF_CENTRE = 1024.0
 """Changes of a value are little but a constant if they are larger by this than what differs between joint states."""
-
-
 HISTORY = 4
 """Changes of as many sweeps are extrapolated at once."""
 _RIDGE = 1e-12

@@ -33,18 +33,17 @@ def timeless(run):
         return [{k: v for k, v in row.items() if not k.startswith("seconds")} for row in csv.DictReader(file)]
 
 
-def assert_same(a, b):
-    assert type(a) is type(b)
+def assert_same(a, b, where="state"):
+    """Nested states are equal to the last bit, wall times aside."""
+    assert type(a) is type(b), where
     if isinstance(a, dict):
-        assert a.keys() == b.keys()
-        for key in a:
-            if key != "seconds":
-                assert_same(a[key], b[key])
+        assert a.keys() == b.keys(), where
+        for key in a.keys() - {"seconds"}:
+            assert_same(a[key], b[key], f"{where}.{key}")
     elif isinstance(a, list | tuple):
-        assert len(a) == len(b)
-        for x, y in zip(a, b, strict=True):
-            assert_same(x, y)
+        for k, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_same(x, y, f"{where}[{k}]")
     elif isinstance(a, torch.Tensor | np.ndarray):
-        np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
+        np.testing.assert_array_equal(np.asarray(a), np.asarray(b), err_msg=where)
     else:
-        assert a == b
+        assert a == b, where

@@ -26,6 +26,7 @@ from dmpo_deep.presets import PRESETS, get_preset
 from dmpo_deep.rollout import rollout
 from dmpo_deep.true_model import Remembering, Simulator, TrueModelDMPO
 from dmpo_theory.graph import AgentGraph, grid, path, star
+from tests.deep.runs import assert_same
 
 TINY = {"copies": 2, "rollout_steps": 20, "width": 8, "hidden": (8,), "minibatches": 2, "updates": 2}
 TINY |= {
@@ -46,21 +47,6 @@ def learner(task, algo, seed=3):
 
 def timeless(row):
     return {name: value for name, value in row.items() if not name.startswith("seconds")}
-
-
-def assert_same(a, b, where="state"):
-    assert type(a) is type(b), where
-    if isinstance(a, dict):
-        assert a.keys() == b.keys(), where
-        for key in a:
-            assert_same(a[key], b[key], f"{where}.{key}")
-    elif isinstance(a, list | tuple):
-        for k, (x, y) in enumerate(zip(a, b, strict=True)):
-            assert_same(x, y, f"{where}[{k}]")
-    elif isinstance(a, torch.Tensor | np.ndarray):
-        np.testing.assert_array_equal(np.asarray(a), np.asarray(b), err_msg=where)
-    else:
-        assert a == b, where
 
 
 @pytest.mark.parametrize(("task", "algo"), PRESETS)
