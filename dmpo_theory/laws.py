@@ -49,8 +49,11 @@ def occupancy(
         policy: a local policy of it.
         start: law of ``s(0)``, ``[X]``; uniform by default.
         method: as in :func:`local_values`.
-        tolerance: largest L1 error of ``d``.
+        tolerance: largest L1 error of ``d``, as its residual in float64 bounds it.
         memory_limit_gib: as in :func:`local_values`.
+
+    Raises:
+        ArithmeticError: rounding keeps the residual above what the tolerance asks for.
     """
     chain, gamma = closed_loop(mdp, policy), mdp.gamma
     route = choose_route(chain, method, 1, 1, memory_limit_gib)
@@ -63,7 +66,7 @@ def occupancy(
         return found
     kernel, everybody = operator(chain, route), range(chain.n)
     start = reorder(_start_law(chain, start), chain.n_states, everybody, kernel.inside)
-    law, enters, changes = start, (1 - gamma) * start, np.empty((HISTORY, chain.size))
+    law, enters, changes, earlier = start, (1 - gamma) * start, np.empty((HISTORY, chain.size)), math.inf
     for sweep in range(MAX_SWEEPS):
         if sweep == PATIENCE:  # the chain hardly mixes: solve for what is left
             target, size = gamma * kernel.push(changes[(sweep - 1) % HISTORY]), (1 - gamma) * tolerance / chain.size / 2
@@ -80,6 +83,13 @@ def occupancy(
         residual = gamma * float(dasum(change))  # d - d_t has the residual gamma P' (d_t - d_{t-1})
         if residual <= (1 - gamma) * tolerance:
             return StateLaw(reorder(law, chain.n_states, kernel.inside, everybody), residual, route)
+        if sweep % PATIENCE == PATIENCE - 1:  # sweeps contract in L1: where nothing falls any more, rounding is left
+            if sweep > 2 * PATIENCE and residual >= earlier:
+                raise ArithmeticError(
+                    f"float64 cannot bound the error of an occupancy by tolerance = {tolerance:g} at gamma = {gamma:g}; "
+                    f"ask for tolerance = {2 * residual / (1 - gamma):.2g} or more"
+                )
+            earlier = residual
     raise ArithmeticError(f'no convergence in {MAX_SWEEPS} sweeps at gamma = {gamma!r}; use method="dense"')
 
 

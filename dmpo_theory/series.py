@@ -49,7 +49,7 @@ def fixed_point(
         sweeps += more
         if more < _CHECK_EVERY:
             return low, high, sweeps
-        if sweeps > more and high - low >= earlier:  # no longer falling: rounding, or extrapolation misled by its norm
+        if sweeps > more and high - low >= earlier:  # no longer falling: rounding, or what was solved for or extrapolated
             if len(changes) == 1:
                 return low, high, sweeps
             changes = changes[-1:]  # sweeps alone always get there
@@ -64,7 +64,6 @@ def fixed_point(
                 patience = most  # again only if it turns out to be that many
             else:
                 value += tail
-                earlier = math.inf
     raise ArithmeticError(f"no convergence in {MAX_SWEEPS} sweeps at gamma = {gamma!r}; lower gamma")
 
 

@@ -30,7 +30,7 @@ from dmpo_theory.mdp import LocalPolicy, NetworkedMDP
 from dmpo_theory.routes import Route, apply_kernel, operator, push_law
 from tests.theory.dense_truth import Array, DenseTruth, check_operator, random_chain, random_tables
 
-ROUTES = ("dense", "compiled", "numpy")
+ROUTES: tuple[Route, ...] = ("dense", "compiled", "numpy")
 KINDS = ("random", "disconnected", "complete", "star", "path")
 GAMMAS = (0.0, 0.3, 0.9, 0.99)
 READINGS = ("eq9", "theorem2")
@@ -112,11 +112,11 @@ def close(quantity: str, route: str, found: Array, expected: Array, size: float)
     assert error <= TOLERANCE, (quantity, route, error)
 
 
-def values_on(route: str, mdp: NetworkedMDP, policy: LocalPolicy, tolerance: float) -> Array:
+def values_on(route: Route, mdp: NetworkedMDP, policy: LocalPolicy, tolerance: float) -> Array:
     """At the tolerance, or at the tightest one, within a factor of 1.5, that float64 can certify."""
 
     def solved(tolerance: float) -> Array:
-        found = local_values(mdp, policy, method=route, tolerance=tolerance, threads=1)  # type: ignore[arg-type]
+        found = local_values(mdp, policy, method=route, tolerance=tolerance, threads=1)
         assert found.method == route
         assert found.error_bound <= tolerance
         return found.values
@@ -151,7 +151,7 @@ def agrees(problem: Problem) -> None:
     }
     for route in ROUTES:
         found = values_on(route, mdp, policy, TOLERANCE * size / 4)
-        visited = occupancy(mdp, policy, start, method=route, tolerance=1e-14).law  # type: ignore[arg-type]
+        visited = occupancy(mdp, policy, start, method=route, tolerance=TOLERANCE / 2).law
         close("values", route, found, values, size)
         assert np.abs(visited - law).sum() <= TOLERANCE
         close("span", route, span(mdp, found), spans, size)

@@ -321,6 +321,29 @@ def test_slow_chains_are_solved_by_krylov_methods(monkeypatch: pytest.MonkeyPatc
         assert np.abs(quick.values - sweeping.values).max() <= quick.error_bound + sweeping.error_bound
 
 
+@pytest.mark.parametrize("method", ["compiled", "numpy"])
+def test_rounding_ends_every_solution_soon(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What rounding allows is given, or refused with a tolerance that is then met: no sweeps without end."""
+    for module in (series, laws):
+        monkeypatch.setattr(module, "MAX_SWEEPS", 20_000)
+    refused = 0
+    for seed in range(40):
+        mdp = random_mdp(path(3), n_states=[1, 2, 3], gamma=0.99, concentration=0.05, rng=seed)
+        policy = random_policy(mdp, concentration=0.05, rng=seed)
+        for solve in (
+            lambda tolerance, of=(mdp, policy): local_values(*of, method=method, tolerance=tolerance).error_bound,
+            lambda tolerance, of=(mdp, policy): occupancy(*of, method=method, tolerance=tolerance).residual * 100,
+        ):
+            for tolerance in 10 ** np.linspace(-15, -10, 11):
+                try:
+                    assert solve(tolerance) <= tolerance
+                except ArithmeticError as message:
+                    refused += 1
+                    named = float(str(message).partition("ask for tolerance = ")[2].split()[0])
+                    assert solve(named) <= named
+    assert refused > 100
+
+
 def test_the_light_cone_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     mdp = random_mdp(ring(9), n_states=[2, 3, 2, 2, 1, 2, 3, 2, 2], rng=0)
     policy = random_policy(mdp, rng=1)
