@@ -103,13 +103,20 @@ def _paper(task: str) -> Mapping[str, OnPolicy]:
 _CACC: Mapping[str, Any] = {"environment": {"collision_scale": 0.2}}
 _CACC_PPO: Mapping[str, Any] = {**_CACC, "lr_actor": 2e-3, "updates": 10, "minibatches": 4}
 _CACC_MODEL: Mapping[str, Any] = {**_CACC, "rollout_steps": 75}
-_CACC_TUNED: Mapping[str, OnPolicy] = {
+_FAST: Mapping[str, Any] = {"lr_actor": 3e-3, "lr_critic": 3e-3}
+_CATCHUP_TUNED: Mapping[str, OnPolicy] = {
     "dmpo": ModelPreset(**_CACC_MODEL, warmup_steps=150),
     "dmpo-true-model": TrueModelPreset(**_CACC_MODEL),
     "dppo": Preset(**_CACC_PPO),
     "cppo": Preset(**{**_CACC_PPO, "lr_actor": 1e-3}, kappa_critic=math.inf),
-    "ic3net": RecurrentPreset(**_CACC, copies=16, rollout_steps=25, lr=3e-3),
+    "ic3net": RecurrentPreset(**_CACC, copies=16, rollout_steps=25, lr=3e-3, updates=5, minibatches=4),
     "ia2c": IndependentPreset(**_CACC, copies=16, rollout_steps=10, critic_steps=4, lr_actor=1e-2),
+}
+_SLOWDOWN_TUNED: Mapping[str, OnPolicy] = {
+    **_CATCHUP_TUNED,
+    "dppo": Preset(**{**_CACC_PPO, **_FAST}),
+    "cppo": Preset(**{**_CACC_PPO, **_FAST}, kappa_critic=math.inf),
+    "ic3net": RecurrentPreset(**_CACC, copies=16, rollout_steps=25, lr=3e-3),
 }
 
 # Positions that wrap hide how long the ring is; what a driver sees does not.
@@ -117,10 +124,10 @@ _RING: Mapping[str, Any] = {"environment": {"observation": "local"}, "action_sd"
 _RING_TUNED: Mapping[str, OnPolicy] = {
     "dmpo": ModelPreset(**_RING),
     "dmpo-true-model": TrueModelPreset(**_RING),
-    "dppo": Preset(**_RING),
-    "cppo": Preset(**_RING, kappa_critic=math.inf),
-    "ic3net": RecurrentPreset(**_RING, copies=16, rollout_steps=25),
-    "ia2c": IndependentPreset(**_RING, copies=16, rollout_steps=10, critic_steps=4),
+    "dppo": Preset(**_RING, **_FAST),
+    "cppo": Preset(**_RING, **_FAST, kappa_critic=math.inf),
+    "ic3net": RecurrentPreset(**_RING, copies=16, rollout_steps=25, updates=5, minibatches=4),
+    "ia2c": IndependentPreset(**_RING, **_FAST, copies=8, rollout_steps=10, critic_steps=4),
 }
 
 # Who is ahead, and who comes from the other side.
@@ -169,8 +176,8 @@ _TABULAR_TUNED: Mapping[str, OnPolicy] = {
 }
 
 _TUNED: Mapping[str, Mapping[str, OnPolicy]] = {
-    "catchup": _CACC_TUNED,
-    "slowdown": _CACC_TUNED,
+    "catchup": _CATCHUP_TUNED,
+    "slowdown": _SLOWDOWN_TUNED,
     "ring": _RING_TUNED,
     "eight": _EIGHT_TUNED,
     "atsc": _ATSC_TUNED,

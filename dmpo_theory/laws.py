@@ -86,7 +86,7 @@ def occupancy(
         if sweep % PATIENCE == PATIENCE - 1:  # sweeps contract in L1: where nothing falls any more, rounding is left
             if sweep > 2 * PATIENCE and residual >= earlier:
                 raise ArithmeticError(
-                    f"float64 cannot bound the error of an occupancy by tolerance = {tolerance:g} at gamma = {gamma:g}; "
+                    f"float64 cannot bound an occupancy's error by tolerance = {tolerance:g} at gamma = {gamma:g}; "
                     f"ask for tolerance = {2 * residual / (1 - gamma):.2g} or more"
                 )
             earlier = residual
