@@ -49,9 +49,7 @@ def fixed_point(
         sweeps += more
         if more < _CHECK_EVERY:
             return low, high, sweeps
-        if (
-            sweeps > more and high - low >= earlier
-        ):  # no longer falling: rounding, or what was solved for or extrapolated
+        if sweeps > more and high - low >= earlier:  # no longer falling: rounding, or a jump that did no good
             if len(changes) == 1:
                 return low, high, sweeps
             changes = changes[-1:]  # sweeps alone always get there
