@@ -8,7 +8,7 @@ as they come; started again with the same folder, it goes on where it was stoppe
 
     pip install -e '.[plot,bench]'
     python benchmarks/exact.py --quick                    # two minutes: is everything there?
-    python benchmarks/exact.py --out runs/benchmark       # a quarter of an hour on two idle cores
+    python benchmarks/exact.py --out runs/benchmark       # half an hour on two idle cores
     python benchmarks/exact.py --out runs/benchmark --report-only
 
 A folder then holds results.csv, machine.json, table.md, and scaling.png and .pdf. What a solver does not get to, and
@@ -28,7 +28,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -53,7 +53,9 @@ _SAME_ON_EVERY_GRAPH = 20.0
 """Seconds above which a peer whose time does not depend on the graph is run on the first family only."""
 
 
-NAMES = ["solver", "family", "n", "status", *(f.name for f in fields(Measured)), "load", "reason"]
+NAMES = ["solver", "family", "n", "status", *(f.name for f in fields(Measured)), "load", "rounds", "reason"]
+ROUNDS, _QUICK, _TIMES = 3, 1.0, ("seconds", "cpu_seconds", "built_seconds", "block_seconds")
+"""How often what takes less than so many seconds is measured, and what of it then counts."""
 
 
 class Results:
@@ -164,10 +166,10 @@ def _foretold(family: str, n: int, results: Results, options: argparse.Namespace
     return needed, before.seconds * plans[0] / plans[1]
 
 
-def run(solver: str, family: str, n: int, limit: float, options: argparse.Namespace) -> Row:
+def run(solver: str, family: str, n: int, limit: float, options: argparse.Namespace, gradients: bool = True) -> Row:
     """Measure in a process of its own, stopped after the limit and what starting and comparing may take."""
     settings = (options.gamma, options.tolerance, options.threads, options.patience, options.seed)
-    task = Task(solver, family, n, *settings, gradients=solver == OURS and n in options.gradients)
+    task = Task(solver, family, n, *settings, gradients=gradients and solver == OURS and n in options.gradients)
     row = Row(solver=solver, family=family, n=n, load=round(os.getloadavg()[0], 2))
     try:
         text = _child(json.dumps(asdict(task)), options.threads, 30 + 2 * limit)
@@ -204,6 +206,25 @@ def compare(results: Results, options: argparse.Namespace) -> None:
         row = row if reason else run(solver, family, n, limit, options)
         results.add(row)
         _say(f"[{position}/{len(tasks)}] {_told(row)}")
+    for family, n in dict.fromkeys((family, n) for _, family, n in tasks):
+        rival(family, n, results, options)
+
+
+def rival(family: str, n: int, results: Results, options: argparse.Namespace) -> None:
+    """Ours and the two fastest peers again, in turn: from one to the other the machine's own pace changes."""
+    rows = [row for solver in PEERS if (row := results.done(solver, family, n)) and row.seconds is not None]
+    ours, peers = results.done(OURS, family, n), sorted(rows, key=lambda row: row.seconds or 0.0)[:2]
+    if ours is None or not peers:
+        return
+    for rounds, before in itertools.product(range(2, ROUNDS + 1), [ours, *peers]):
+        best = results.rows[before.solver, family, n]
+        if best.rounds >= rounds or best.seconds is None or best.seconds > _QUICK:
+            continue
+        again = run(before.solver, family, n, _QUICK, options, gradients=False)
+        shorter = again.seconds is not None and again.seconds < best.seconds
+        times = {name: getattr(again, name) for name in _TIMES} if shorter else {}
+        results.add(replace(best, rounds=rounds, **times))
+        _say(f"[round {rounds}] {_told(again)}")
 
 
 def grow(results: Results, options: argparse.Namespace) -> None:

@@ -134,6 +134,7 @@ class Row(Measured):
         status: "ok", "skipped", "stopped" at the time limit, or "failed".
         reason: why not ok.
         load: the system's load average over the minute before.
+        rounds: how often it was measured, in turn with others; the shortest times count.
     """
 
     solver: str = ""
@@ -142,6 +143,7 @@ class Row(Measured):
     status: str = "ok"
     reason: str = ""
     load: float | None = None
+    rounds: int = 1
 
 
 def graph(family: str, n: int, seed: int) -> AgentGraph:

@@ -122,7 +122,7 @@ _SLOWDOWN_TUNED: Mapping[str, OnPolicy] = {
 # Positions that wrap hide how long the ring is; what a driver sees does not.
 _RING: Mapping[str, Any] = {"environment": {"observation": "local"}, "action_sd": 0.2}
 _RING_TUNED: Mapping[str, OnPolicy] = {
-    "dmpo": ModelPreset(**_RING),
+    "dmpo": ModelPreset(**_RING, lr_actor=2e-3),
     "dmpo-true-model": TrueModelPreset(**_RING),
     "dppo": Preset(**_RING, **_FAST),
     "cppo": Preset(**_RING, **_FAST, kappa_critic=math.inf),

@@ -277,6 +277,7 @@ def _each_value(
         reward, size = chain.rewards[i].reshape(-1), chain.reward_sizes[i]
         return _solve(chain, gamma, route, tolerance, i, chain.reward_parents[i], reward, size, certain)
 
+    _kernel(chain, gamma, route, chain.reward_parents[agents[0]])  # kept; threads would all plan it at once
     with bar:
         for value in in_threads(solve, agents, threads if len(agents) > 1 else 1):
             bar.update()
