@@ -6,16 +6,23 @@ Steps include the checks of actions, rewards, observations, and resets of copies
 one. The best of several repetitions, by the clock and by the processor time that the process got: on a machine with
 other work the second is what a core can do. The load of the machine stands beside them.
 
-Tasks in SUMO are driven by a reference controller. In this process by libsumo and by TraCI, which needs the program
-`sumo` (`pip install eclipse-sumo`); in one worker process and in two. The processor time is that of all processes.
+Tasks in SUMO are driven by a reference controller: by libsumo and by TraCI, which needs the program `sumo` (`pip
+install eclipse-sumo`), in the environment's own process, and in one worker process or two. Two environments in
+processes of their own that know nothing of each other show what two cores give. All ways take turns, so that a machine
+whose pace changes is as fast for one as for another: medians over the turns, and the middle half of the ratio of every
+two ways that are compared. The processor time is that of all processes.
 """
 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import os
 import sys
 import time
+from collections.abc import Mapping
+from multiprocessing.connection import Connection
+from typing import Any
 
 import numpy as np
 import psutil
@@ -25,15 +32,21 @@ from dmpo_deep.controllers import CONTROLLERS
 from dmpo_deep.envs import ENVIRONMENTS, NetworkedEnv, action_counts, make_env
 from dmpo_deep.envs.sumo import require_sumo
 
-SIMULATED = {"eight": ("timetable", 1500), "atsc": ("greedy-lanes-15", 240)}
-"""Task -> the controller that drives it, and steps of a repetition: an episode, and the first 20 minutes of one."""
-WAYS = {
-    "libsumo, this process": (1, {"isolated": False}),
-    "traci, this process": (1, {"isolated": False, "backend": "traci"}),
-    "libsumo, one worker": (1, {}),
-    "libsumo, two workers": (2, {}),
+SIMULATED = {"eight": ("timetable", 750, 2), "atsc": ("greedy-lanes-15", 60, 4)}
+"""Task -> the controller that drives it, steps of a turn, turns of an episode (of the signals': its first 20 min)."""
+WAYS: Mapping[str, tuple[int, int, dict[str, Any]]] = {
+    "libsumo": (1, 1, {"isolated": False}),
+    "TraCI": (1, 1, {"isolated": False, "backend": "traci"}),
+    "libsumo, one worker": (1, 1, {}),
+    "libsumo, two workers": (1, 2, {}),
+    "libsumo twice, apart": (2, 1, {"isolated": False}),
 }
-"""Name -> batch and options."""
+"""Name -> environments, each in a process of its own, their batch and options."""
+RATIOS = (
+    ("libsumo", "TraCI"),
+    ("libsumo, two workers", "libsumo, one worker"),
+    ("libsumo twice, apart", "libsumo"),
+)
 
 
 def actions(env: NetworkedEnv, rng: np.random.Generator) -> np.ndarray:
@@ -65,21 +78,71 @@ def processor_time() -> float:
     return sum(sum(process.cpu_times()[:2]) for process in processes)
 
 
-def simulated(task: str, batch: int, options: dict[str, object], repetitions: int) -> tuple[float, float]:
-    """The same of a controller's episodes in SUMO, which are the same by every way; resets are not counted."""
-    controller, steps = SIMULATED[task]
-    draws = [0.25] * batch
-    env = make_env(task, batch, draws=draws, **options)
-    policy, rng, best = CONTROLLERS[task][controller].make(env), np.random.default_rng(0), (0.0, 0.0)
-    for _ in range(repetitions):
-        obs = env.reset(rng)
-        start, start_cpu = time.perf_counter(), processor_time()
+def drive(task: str, batch: int, options: dict[str, Any], asked: Connection) -> None:
+    """A process's life: a turn of the controller's episode whenever asked to; answers with its processor time."""
+    controller, steps, turns = SIMULATED[task]
+    env = make_env(task, batch, draws=[0.25] * batch, **options)
+    policy, rng, turn = CONTROLLERS[task][controller].make(env), np.random.default_rng(0), 0
+    while True:
+        if turn % turns == 0:
+            obs = env.reset(rng)  # not counted
+        asked.send(0.0)
+        if not asked.recv():
+            env.close()
+            return
+        before = processor_time()
         for _ in range(steps):
             obs, *_ = env.step(policy(obs, rng)[0])
-        wall, cpu = time.perf_counter() - start, processor_time() - start_cpu
-        best = max(best[0], batch * steps / wall), max(best[1], batch * steps / cpu)
-    env.close()
-    return best
+        asked.send(processor_time() - before)
+        turn += 1
+
+
+def take_turns(task: str, repetitions: int) -> dict[str, tuple[list[float], list[float]]]:
+    """Steps per second of every way, by the clock and of processor time, turn by turn of so many episodes."""
+    context = multiprocessing.get_context("spawn")
+    drivers: dict[str, list[Connection]] = {}
+    for name, (environments, batch, options) in WAYS.items():
+        try:
+            require_sumo(str(options.get("backend", "libsumo")))
+        except ImportError as error:
+            sys.stdout.write(f"{task:10s} {name}: skipped, {error}\n")
+            continue
+        for _ in range(environments):
+            ours, theirs = context.Pipe()
+            context.Process(target=drive, args=(task, batch, options, theirs)).start()
+            drivers.setdefault(name, []).append(ours)
+    found: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in drivers}
+    _, steps, turns = SIMULATED[task]
+    for _ in range(turns * repetitions):
+        for name, asked in drivers.items():
+            for driver in asked:
+                driver.recv()  # is ready
+            start = time.perf_counter()
+            for driver in asked:
+                driver.send(True)
+            cpu = sum(driver.recv() for driver in asked)
+            count = len(asked) * WAYS[name][1] * steps
+            found[name][0].append(count / (time.perf_counter() - start))
+            found[name][1].append(count / cpu)
+    for asked in drivers.values():
+        for driver in asked:
+            driver.recv()
+            driver.send(False)
+    return found
+
+
+def simulated(task: str, repetitions: int) -> None:
+    """Print the table of a task in SUMO."""
+    found = take_turns(task, repetitions)
+    for name, (wall, cpu) in found.items():
+        sys.stdout.write(
+            f"{task:10s} {name:22s}: {np.median(wall):12,.0f} steps/s, {np.median(cpu):12,.0f} steps/CPU-s\n"
+        )
+    for name, other in RATIOS:
+        if name in found and other in found:
+            low, middle, high = np.quantile(np.divide(found[name][0], found[other][0]), (0.25, 0.5, 0.75))
+            sys.stdout.write(f"{task:10s} {name} / {other}: {middle:.2f} ({low:.2f} to {high:.2f})\n")
+    sys.stdout.flush()
 
 
 def main() -> None:
@@ -92,15 +155,7 @@ def main() -> None:
     sys.stdout.write(f"load before: {os.getloadavg()[0]:.2f} on {os.cpu_count()} cores\n")
     for task in options.only:
         if task in SIMULATED:
-            for name, (batch, given) in WAYS.items():
-                try:
-                    require_sumo(str(given.get("backend", "libsumo")))
-                except ImportError as error:
-                    sys.stdout.write(f"{task:10s} {name}: skipped, {error}\n")
-                    continue
-                wall, cpu = simulated(task, batch, given, options.repetitions)
-                sys.stdout.write(f"{task:10s} {name:22s}: {wall:12,.0f} steps/s, {cpu:12,.0f} steps/CPU-s\n")
-                sys.stdout.flush()
+            simulated(task, options.repetitions)
             continue
         for batch in (1, 16, 256):
             found = [steps_per_second(task, batch, options.seconds) for _ in range(options.repetitions)]

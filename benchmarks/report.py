@@ -72,10 +72,10 @@ def _heading(rows: Sequence[Row], about: dict[str, Any]) -> str:
             "",
             f"gamma = {about['gamma']}, all n values to {about['tolerance']:g}, two states and two actions for each "
             "agent, uniform Dirichlet tables. Every measurement is a process of its own; imports and compiling are not "
-            "counted; the best of several repeats where half a second allows several, and of three such measurements in "
-            "turn of dmpo and the two fastest peers where they take less than a second. Peers get the chain with the "
-            "policy averaged out, one action, and its dense kernel built by the fastest way that numpy knows, which is "
-            "counted, as are their input formats.",
+            "counted; the best of several repeats where half a second allows several, and of three such rounds of "
+            "dmpo and the two fastest peers below a second. Peers get the chain with the policy averaged "
+            "out, one action, and its dense kernel built by the fastest way that numpy knows, which is counted, as are "
+            "their input formats.",
         ]
     )
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import os
 import pickle
 import shutil
 import signal
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from multiprocessing.util import get_temp_dir
@@ -156,8 +157,15 @@ class Fleet:
         if (found := self._copies[copy]) is None:
             if isinstance(request, np.ndarray):
                 raise Lost("the simulation was closed")
-            found = self._copies[copy] = (Worker if self.isolated else Local)(self._make)
+            found = Worker(self._make, self._processors(copy)) if self.isolated else Local(self._make)
+            self._copies[copy] = found
         return found
+
+    def _processors(self, copy: int) -> list[int]:
+        """Where a copy's worker may run: workers wake together, and must not queue for one processor."""
+        available = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+        shares = max(min(len(self._copies), len(available)), 1)
+        return available[copy % shares :: shares]
 
     def _drop(self, copy: int) -> None:
         if (worker := self._copies[copy]) is not None:
@@ -192,12 +200,12 @@ class Fleet:
 
 
 class Worker:
-    """A simulation in a process of its own."""
+    """A simulation in a process of its own, on the given processors; on any if none are given."""
 
-    def __init__(self, make: Maker) -> None:
+    def __init__(self, make: Maker, processors: Collection[int] = ()) -> None:
         context = _context()
         self._connection, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, make), daemon=True)
+        self.process = context.Process(target=_serve, args=(theirs, make, processors), daemon=True)
         self.process.start()
         theirs.close()
         self._close = weakref.finalize(self, _end, self.process, self._connection)
@@ -294,9 +302,13 @@ def _unpacked(data: bytes) -> Any:
     return message
 
 
-def _serve(connection: Connection, make: Maker) -> None:
+def _serve(connection: Connection, make: Maker, processors: Collection[int]) -> None:
     """A worker's life: answer requests until the other end says goodbye, or is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the other end decides what Ctrl-C means
+    if processors:
+        with contextlib.suppress(OSError):  # a sandbox may forbid it
+            os.sched_setaffinity(0, processors)
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))  # not to interrupt who still wakes the others
     simulation: Simulation | None = None
     try:
         while True:

@@ -81,6 +81,20 @@ def test_a_simulator_that_cannot_start_is_no_endless_loop():
         Fleet(Broken, 1, 4, isolated=False).start(np.array([0.5]), np.array([True]))
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="processes cannot be given processors here")
+def test_workers_share_the_processors_evenly():
+    """Whole ones while there are enough, so that workers that wake together run together."""
+    fleet = Fleet(Counter, 3, 4)
+    workers = fleet.start(np.array([0.1, 0.2, 0.3]), np.ones(3, dtype=bool))[:, 3].astype(int)
+    given = [os.sched_getaffinity(worker) for worker in workers]
+    available = os.sched_getaffinity(0)
+    assert set().union(*given) == available
+    shared = [sum(one in some for some in given) for one in available]
+    assert max(shared) - min(shared) <= 1
+    assert {os.sched_getscheduler(worker) for worker in workers} == {os.SCHED_BATCH}
+    fleet.close()
+
+
 def test_copies_live_in_processes_of_their_own_and_leave_nothing():
     fleet = Fleet(Counter, 3, 4)
     frames = fleet.start(np.array([0.1, 0.2, 0.3]), np.ones(3, dtype=bool))
