@@ -17,6 +17,7 @@ several repetitions, with the load beside it.
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import sys
 import time
@@ -150,16 +151,17 @@ def epochs(repetitions: int) -> None:
 
 
 def agents(repetitions: int) -> None:
-    """Cost of one agent as there are more."""
-    for n in (8, 32, 128, 512):
+    """Cost of one agent as there are more, on few and on many samples."""
+    for copies, n in itertools.product((4, 32), (8, 32, 128, 512)):
         preset = Preset(kappa_critic=2, updates=1, minibatches=4)
         learning = Agents(Vehicles(n), preset, torch.Generator().manual_seed(0))
-        data, rng = samples(n, 150, 4, np.random.default_rng(0)), np.random.default_rng(0)
+        data, rng = samples(n, 150, copies, np.random.default_rng(0)), np.random.default_rng(0)
         update = best(partial(learning.update, data, rng), repetitions)
         act = best(partial(_act, learning, data, rng), repetitions)
+        each = 1e6 / (150 * copies * n)
         say(
-            f"{n:4d} agents: update {1e6 * update / (600 * n):6.2f}, acting at batch 4 {1e6 * act / (600 * n):6.2f} "
-            "CPU-microseconds per agent and sample"
+            f"{150 * copies:5d} samples, {n:4d} agents: update {each * update:6.2f}, acting at batch {copies} "
+            f"{each * act:6.2f} CPU-microseconds per agent and sample"
         )
 
 

@@ -7,15 +7,19 @@ own weights ``weight[l][i]``, so that no parameter is shared and one batched pro
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from dmpo_theory.graph import AgentGraph
+
+M = TypeVar("M", bound=nn.Module)
 
 
 @contextmanager
@@ -77,7 +81,7 @@ def descend(optimizer: torch.optim.Optimizer, losses: Iterable[Tensor], going: T
     The others keep weights and Adam's moments. Parameters and moments are agent-major. Adam's momentum moves a weight
     even at zero gradient, so what is to stay is put back. Adam's count of steps is one for all and runs on.
     """
-    optimizer.zero_grad()
+    optimizer.zero_grad(set_to_none=False)  # others may look at the same memory
     for loss in losses:
         loss.backward()  # type: ignore[no-untyped-call]
     if going is None or going.all():
@@ -92,6 +96,22 @@ def descend(optimizer: torch.optim.Optimizer, losses: Iterable[Tensor], going: T
     optimizer.step()
     for x, old in zip(kept, before, strict=True):
         x[~going] = old
+
+
+def agents_of(module: M, agents: slice) -> M:
+    """The part of a module that serves some agents, on the same memory: its gradients add to the whole's.
+
+    Dimension 0 of every weight, and of every buffer of two dimensions or more, counts the agents.
+    """
+    known: dict[int, object] = {}
+    for weight in module.parameters():
+        if weight.grad is None:
+            weight.grad = torch.zeros_like(weight)
+        known[id(weight)] = part = nn.Parameter(weight.data[agents])
+        part.grad = weight.grad[agents]
+    for buffer in module.buffers():
+        known[id(buffer)] = buffer[agents] if buffer.dim() > 1 else buffer
+    return copy.deepcopy(module, known)
 
 
 NEVER = -1e9

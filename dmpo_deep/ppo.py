@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,7 +25,7 @@ from dmpo_deep import communication
 from dmpo_deep.envs import NetworkedEnv, Policy
 from dmpo_deep.hyperparameters import ActorCritic, Preset
 from dmpo_deep.learner import ModelFree
-from dmpo_deep.nets import LocalNets, descend, require_finite, tensor
+from dmpo_deep.nets import LocalNets, agents_of, descend, require_finite, tensor
 from dmpo_deep.policies import Actor, local_head
 from dmpo_deep.rollout import Trajectory
 
@@ -92,6 +92,10 @@ def minibatches(size: int, count: int, rng: np.random.Generator) -> Iterator[Ten
     yield from tensor(order).tensor_split(count)
 
 
+IN_CACHE, FEWEST = 2**19, 2**8
+"""Numbers in a hidden layer that are computed at once, 2 MB; samples of an agent at least, where there are as many."""
+
+
 class LocalAgents(ABC):
     """The actors and critics of all agents, what they hear, and their estimates of targets and advantages."""
 
@@ -122,9 +126,24 @@ class LocalAgents(ABC):
 
     def values(self, obs: Tensor) -> Tensor:
         """``V_i(s_{N_i^kappa})`` for observations ``[T, B, n, d]``: ``[T, B, n]``, detached."""
+        crews = self.crews()
+        steps = len(obs) if len(crews) == 1 else max(1, FEWEST // obs.shape[1])
         with torch.no_grad():
-            value: Tensor = self.critic(self.critic.gather(obs))
+            value = torch.cat(
+                [
+                    torch.cat([critic(critic.gather(part)) for part in torch.split(obs, steps)], 1)
+                    for _, _, critic in crews
+                ]
+            )
         return value.view(obs.shape[2], *obs.shape[:2]).permute(1, 2, 0)
+
+    def crews(self) -> list[tuple[slice, Actor, LocalNets]]:
+        """The agents in crews, so many that the hidden layers of a crew on a few samples stay in the cache."""
+        n, size = len(self.mask), max(1, IN_CACHE // (FEWEST * max(self.preset.hidden)))
+        if n <= size:
+            return [(slice(n), self.actor, self.critic)]
+        crews = [slice(first, min(first + size, n)) for first in range(0, n, size)]
+        return [(crew, agents_of(self.actor, crew), agents_of(self.critic, crew)) for crew in crews]
 
     def credit(self, residual: Tensor) -> Tensor:
         """Eq. 9: what policies are told of everybody's residuals ``[..., n]``."""
@@ -174,8 +193,19 @@ class Batch(NamedTuple):
     target: Tensor
 
 
-IN_CACHE = 2**19
-"""Numbers in a hidden layer of all agents that are computed at once: 2 MB."""
+class Piece(NamedTuple):
+    """Part of a batch: some samples of some agents."""
+
+    share: float
+    """Of an agent's samples."""
+    agents: slice
+    samples: Tensor
+    actor: Actor
+    critic: LocalNets
+
+    def of(self, values: Tensor) -> Tensor:
+        """The piece of ``[n, N, ...]``."""
+        return values[self.agents, self.samples]
 
 
 class Agents(LocalAgents):
@@ -202,18 +232,18 @@ class Agents(LocalAgents):
             FloatingPointError: a weight is not finite any more.
         """
         preset, batch = self.preset, self._batch(data)
-        rows, left_out = [], []
+        rows, left_out, crews = [], [], self.crews()
         going = torch.ones(len(batch.target), dtype=torch.bool)
         for count in range(1, preset.updates + 1):
             left_out.append(float((~going).float().mean()))
             for part in minibatches(batch.target.shape[1], preset.minibatches, rng):
                 actor, critic = torch.zeros(3), torch.zeros(1)
-                descend(self.actor_optimizer, self._actor_losses(batch, part, actor), going)
-                descend(self.critic_optimizer, self._critic_losses(batch, part, critic))
+                descend(self.actor_optimizer, self._actor_losses(batch, self._pieces(part, crews), actor), going)
+                descend(self.critic_optimizer, self._critic_losses(batch, self._pieces(part, crews), critic))
                 rows.append(torch.cat([actor, critic]))
             self.gradient_steps += preset.minibatches
             if count == preset.updates or preset.kl_stop < math.inf:
-                kl = self._divergence(batch)
+                kl = self._divergence(batch, self._pieces(torch.arange(batch.target.shape[1]), crews))
                 going &= kl <= preset.kl_stop
         require_finite("actor", self.actor)
         require_finite("critic", self.critic)
@@ -229,38 +259,40 @@ class Agents(LocalAgents):
         heard = self.actor.net.gather(obs), self.critic.gather(obs)
         return Batch(*heard, agents_first(action), agents_first(old), advantage, target)
 
-    def _pieces(self, part: Tensor) -> Iterator[tuple[float, Tensor]]:
-        """``part`` cut into pieces whose hidden layers stay in the cache, each with its share of the samples."""
-        size = max(1, IN_CACHE // (len(self.mask) * max(self.preset.hidden)))
-        yield from ((len(piece) / len(part), piece) for piece in torch.split(part, size))
+    def _pieces(self, part: Tensor, crews: Sequence[tuple[slice, Actor, LocalNets]]) -> Iterator[Piece]:
+        """The samples ``part`` of every crew, cut into pieces whose hidden layers stay in the cache."""
+        for agents, actor, critic in crews:
+            size = max(1, IN_CACHE // ((agents.stop - (agents.start or 0)) * max(self.preset.hidden)))
+            for samples in torch.split(part, size):
+                yield Piece(len(samples) / len(part), agents, samples, actor, critic)
 
-    def _actor_losses(self, batch: Batch, part: Tensor, means: Tensor) -> Iterator[Tensor]:
+    def _actor_losses(self, batch: Batch, pieces: Iterable[Piece], means: Tensor) -> Iterator[Tensor]:
         """Eq. 10 piece by piece; adds surrogate, entropy and share of clipped ratios to ``means``."""
         preset = self.preset
-        for share, piece in self._pieces(part):
-            log_prob, entropy = self.actor.evaluate(batch.heard[:, piece], batch.action[:, piece])
-            old = batch.old[:, piece]
-            surrogate = self.policy_loss(log_prob, old, batch.advantage[:, piece])
+        for piece in pieces:
+            log_prob, entropy = piece.actor.evaluate(piece.of(batch.heard), piece.of(batch.action))
+            old = piece.of(batch.old)
+            surrogate = self.policy_loss(log_prob, old, piece.of(batch.advantage))
             spread = entropy.mean(dim=1)
-            yield (surrogate - preset.entropy * spread).sum() * share
+            yield (surrogate - preset.entropy * spread).sum() * piece.share
             with torch.no_grad():
-                clipped = (((log_prob - old).exp() - 1).abs() > preset.clip).float().mean()
-                means += share * torch.stack([surrogate.mean(), spread.mean(), clipped])
+                clipped = (((log_prob - old).exp() - 1).abs() > preset.clip).float().mean(dim=1)
+                means += piece.share / len(batch.target) * torch.stack([surrogate, spread, clipped]).sum(dim=1)
 
-    def _critic_losses(self, batch: Batch, part: Tensor, means: Tensor) -> Iterator[Tensor]:
+    def _critic_losses(self, batch: Batch, pieces: Iterable[Piece], means: Tensor) -> Iterator[Tensor]:
         """Eq. 8 piece by piece; adds it to ``means``."""
-        for share, piece in self._pieces(part):
-            squared = value_loss(self.critic(batch.judged[:, piece])[..., 0], batch.target[:, piece])
-            yield squared.sum() * share
-            means += share * squared.detach().mean()
+        for piece in pieces:
+            squared = value_loss(piece.critic(piece.of(batch.judged))[..., 0], piece.of(batch.target))
+            yield squared.sum() * piece.share
+            means += piece.share / len(batch.target) * squared.detach().sum()
 
     @torch.no_grad()
-    def _divergence(self, batch: Batch) -> Tensor:
+    def _divergence(self, batch: Batch, pieces: Iterable[Piece]) -> Tensor:
         """Of every agent's policy from the one that made the batch, ``[n]``."""
         total = torch.zeros(len(batch.target))
-        for share, piece in self._pieces(torch.arange(batch.target.shape[1])):
-            log_prob, _ = self.actor.evaluate(batch.heard[:, piece], batch.action[:, piece])
-            total += share * divergence(log_prob, batch.old[:, piece])
+        for piece in pieces:
+            log_prob, _ = piece.actor.evaluate(piece.of(batch.heard), piece.of(batch.action))
+            total[piece.agents] += piece.share * divergence(log_prob, piece.of(batch.old))
         return total
 
 

@@ -162,8 +162,8 @@ def test_minibatches_partition_the_batch():
     assert {len(part) for part in parts} == {12, 13}
 
 
-def agents_and_data(**fields):
-    env = make_env("catchup", 4)
+def agents_and_data(task="catchup", **fields):
+    env = make_env(task, 4)
     rng = np.random.default_rng(0)
     env.reset(rng)
     preset = replace(Preset(hidden=(16,), updates=1, minibatches=1, lr_actor=1e-2), **fields)
@@ -261,14 +261,22 @@ def test_bootstrap_is_detached():
     assert not agents.values(torch.from_numpy(data.next_obs)).requires_grad
 
 
-def test_pieces_that_fit_the_cache_change_nothing_but_rounding(monkeypatch):
+@pytest.mark.parametrize("task", ["catchup", "ring"])
+@pytest.mark.parametrize(("fewest", "crews"), [(1, 1), (18, 3)])
+def test_pieces_that_fit_the_cache_change_nothing_but_rounding(task, fewest, crews, monkeypatch):
+    """Few samples of all agents at a time, and of some agents; also where some stop at their divergence limit."""
     ends = []
-    for room in (2**30, 8 * 16 * 7):  # all at once, and seven samples at a time
+    for room in (2**30, 8 * 16 * 7):
         monkeypatch.setattr("dmpo_deep.ppo.IN_CACHE", room)
-        agents, data, rng = agents_and_data(updates=2, minibatches=3, entropy=0.1)
-        ends.append((agents, agents.update(data, rng)))
-    (whole, logged), (pieces, same) = ends
+        monkeypatch.setattr("dmpo_deep.ppo.FEWEST", fewest)
+        agents, data, rng = agents_and_data(task, updates=3, minibatches=3, entropy=0.1, kl_stop=0.02)
+        if room < 2**30 and task == "catchup":
+            assert len(agents.crews()) == crews
+        ends.append((agents, agents.update(data, rng), agents.values(torch.from_numpy(data.obs))))
+    (whole, logged, values), (pieces, same, again) = ends
     assert same == pytest.approx(logged, rel=1e-4, abs=1e-6)
+    assert 0 < same["kl_stopped"] < 1
+    torch.testing.assert_close(values, again, atol=1e-5, rtol=1e-4)
     for name in ("actor", "critic"):
         for a, b in zip(getattr(whole, name).parameters(), getattr(pieces, name).parameters(), strict=True):
             torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
