@@ -96,6 +96,14 @@ IN_CACHE, FEWEST = 2**19, 2**8
 """Numbers in a hidden layer that are computed at once, 2 MB; samples of an agent at least, where there are as many."""
 
 
+class Crew(NamedTuple):
+    """Some of the agents, and their part of the networks."""
+
+    agents: slice
+    actor: Actor
+    critic: LocalNets
+
+
 class LocalAgents(ABC):
     """The actors and critics of all agents, what they hear, and their estimates of targets and advantages."""
 
@@ -127,23 +135,18 @@ class LocalAgents(ABC):
     def values(self, obs: Tensor) -> Tensor:
         """``V_i(s_{N_i^kappa})`` for observations ``[T, B, n, d]``: ``[T, B, n]``, detached."""
         crews = self.crews()
-        steps = len(obs) if len(crews) == 1 else max(1, FEWEST // obs.shape[1])
+        parts = [obs] if len(crews) == 1 else torch.split(obs, max(1, FEWEST // obs.shape[1]))
         with torch.no_grad():
-            value = torch.cat(
-                [
-                    torch.cat([critic(critic.gather(part)) for part in torch.split(obs, steps)], 1)
-                    for _, _, critic in crews
-                ]
-            )
+            value = torch.cat([torch.cat([c.critic(c.critic.gather(part)) for part in parts], dim=1) for c in crews])
         return value.view(obs.shape[2], *obs.shape[:2]).permute(1, 2, 0)
 
-    def crews(self) -> list[tuple[slice, Actor, LocalNets]]:
-        """The agents in crews, so many that the hidden layers of a crew on a few samples stay in the cache."""
+    def crews(self) -> list[Crew]:
+        """All agents, or so many together that the hidden layers of a crew on a few samples stay in the cache."""
         n, size = len(self.mask), max(1, IN_CACHE // (FEWEST * max(self.preset.hidden)))
         if n <= size:
-            return [(slice(n), self.actor, self.critic)]
-        crews = [slice(first, min(first + size, n)) for first in range(0, n, size)]
-        return [(crew, agents_of(self.actor, crew), agents_of(self.critic, crew)) for crew in crews]
+            return [Crew(slice(0, n), self.actor, self.critic)]
+        members = [slice(first, min(first + size, n)) for first in range(0, n, size)]
+        return [Crew(agents, agents_of(self.actor, agents), agents_of(self.critic, agents)) for agents in members]
 
     def credit(self, residual: Tensor) -> Tensor:
         """Eq. 9: what policies are told of everybody's residuals ``[..., n]``."""
@@ -194,18 +197,16 @@ class Batch(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """Part of a batch: some samples of some agents."""
+    """Part of a batch: some samples of a crew."""
 
-    share: float
-    """Of an agent's samples."""
-    agents: slice
+    crew: Crew
     samples: Tensor
-    actor: Actor
-    critic: LocalNets
+    share: float
+    """Of an agent's samples in the minibatch."""
 
     def of(self, values: Tensor) -> Tensor:
         """The piece of ``[n, N, ...]``."""
-        return values[self.agents, self.samples]
+        return values[self.crew.agents, self.samples]
 
 
 class Agents(LocalAgents):
@@ -259,18 +260,17 @@ class Agents(LocalAgents):
         heard = self.actor.net.gather(obs), self.critic.gather(obs)
         return Batch(*heard, agents_first(action), agents_first(old), advantage, target)
 
-    def _pieces(self, part: Tensor, crews: Sequence[tuple[slice, Actor, LocalNets]]) -> Iterator[Piece]:
+    def _pieces(self, part: Tensor, crews: Sequence[Crew]) -> Iterator[Piece]:
         """The samples ``part`` of every crew, cut into pieces whose hidden layers stay in the cache."""
-        for agents, actor, critic in crews:
-            size = max(1, IN_CACHE // ((agents.stop - (agents.start or 0)) * max(self.preset.hidden)))
-            for samples in torch.split(part, size):
-                yield Piece(len(samples) / len(part), agents, samples, actor, critic)
+        for crew in crews:
+            size = max(1, IN_CACHE // ((crew.agents.stop - crew.agents.start) * max(self.preset.hidden)))
+            yield from (Piece(crew, samples, len(samples) / len(part)) for samples in torch.split(part, size))
 
     def _actor_losses(self, batch: Batch, pieces: Iterable[Piece], means: Tensor) -> Iterator[Tensor]:
         """Eq. 10 piece by piece; adds surrogate, entropy and share of clipped ratios to ``means``."""
         preset = self.preset
         for piece in pieces:
-            log_prob, entropy = piece.actor.evaluate(piece.of(batch.heard), piece.of(batch.action))
+            log_prob, entropy = piece.crew.actor.evaluate(piece.of(batch.heard), piece.of(batch.action))
             old = piece.of(batch.old)
             surrogate = self.policy_loss(log_prob, old, piece.of(batch.advantage))
             spread = entropy.mean(dim=1)
@@ -282,7 +282,7 @@ class Agents(LocalAgents):
     def _critic_losses(self, batch: Batch, pieces: Iterable[Piece], means: Tensor) -> Iterator[Tensor]:
         """Eq. 8 piece by piece; adds it to ``means``."""
         for piece in pieces:
-            squared = value_loss(piece.critic(piece.of(batch.judged))[..., 0], piece.of(batch.target))
+            squared = value_loss(piece.crew.critic(piece.of(batch.judged))[..., 0], piece.of(batch.target))
             yield squared.sum() * piece.share
             means += piece.share / len(batch.target) * squared.detach().sum()
 
@@ -291,8 +291,8 @@ class Agents(LocalAgents):
         """Of every agent's policy from the one that made the batch, ``[n]``."""
         total = torch.zeros(len(batch.target))
         for piece in pieces:
-            log_prob, _ = piece.actor.evaluate(piece.of(batch.heard), piece.of(batch.action))
-            total[piece.agents] += piece.share * divergence(log_prob, piece.of(batch.old))
+            log_prob, _ = piece.crew.actor.evaluate(piece.of(batch.heard), piece.of(batch.action))
+            total[piece.crew.agents] += piece.share * divergence(log_prob, piece.of(batch.old))
         return total
 
 

@@ -259,8 +259,8 @@ def _each_value(
         yield from _one_by_one(agents, *_dense_values(chain, gamma, rewards, tolerance))
         return
     seconds = predicted_seconds(chain, route, len(agents)) / threads
-    bar = tqdm(total=len(agents), desc="exact values", unit="agent", disable=seconds < _LONG)
-    if seconds >= _LONG:
+    bar = tqdm(total=len(agents), desc="exact values", unit="agent") if seconds >= _LONG else None
+    if bar:
         most = math.log(1e12) / -math.log(gamma) if gamma > 0 else 1
         slow = predicted_seconds(chain, route, len(agents), most) / threads
         tqdm.write(
@@ -278,9 +278,10 @@ def _each_value(
         return _solve(chain, gamma, route, tolerance, i, chain.reward_parents[i], reward, size, certain)
 
     _kernel(chain, gamma, route, chain.reward_parents[agents[0]])  # kept; threads would all plan it at once
-    with bar:
+    with bar or contextlib.nullcontext():
         for value in in_threads(solve, agents, threads if len(agents) > 1 else 1):
-            bar.update()
+            if bar:
+                bar.update()
             yield value
 
 
