@@ -43,7 +43,7 @@ def fixed_point(
     """
     changes = np.empty((HISTORY, len(value)))
     range_wanted = min(2 * half_width * (1 - gamma) / max(gamma, sys.float_info.min), sys.float_info.max)
-    sweeps, earlier, patience = 0, float(np.ptp(reward)), PATIENCE  # what a sweep from V = 0 changes
+    sweeps, earlier, patience = 0, float(np.ptp(reward)), float(PATIENCE)  # what a sweep from V = 0 changes
     while sweeps < MAX_SWEEPS:
         low, high, more = kernel.sweeps(value, reward, changes, gamma, range_wanted, _CHECK_EVERY)
         sweeps += more
@@ -52,7 +52,7 @@ def fixed_point(
         if sweeps > more and high - low >= earlier:  # no longer falling: rounding, or a jump that did no good
             if len(changes) == 1:
                 return low, high, sweeps
-            changes = changes[-1:]  # sweeps alone always get there
+            changes, patience = changes[-1:], math.inf  # sweeps alone always get there
         left = _sweeps_left(high - low, earlier, changes, gamma, range_wanted)
         earlier = high - low
         if left > patience:  # a long tail: solve (I - gamma P) y = gamma P x_t for all of it

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from dmpo_theory import routes
 from dmpo_theory.closed_loop import closed_loop
 from dmpo_theory.elimination import elimination_cost
-from dmpo_theory.exact import LocalValues, local_values
+from dmpo_theory.exact import local_values
 from dmpo_theory.extended import JointLaw, ReferenceLaw, deviation, mean_span, point_law, span, uniform_law
 from dmpo_theory.gradient import policy_gradient, truncated_gradient
 from dmpo_theory.graph import AgentGraph, path
@@ -105,21 +105,21 @@ def problems(draw: st.DrawFn, kind: str, gamma: float, largest: float = LARGEST)
     return Problem(mdp, policy, start, law, draw(st.sampled_from(REWARDS)))
 
 
-def close(quantity: str, route: str, found: Array, expected: Array, size: float, tolerance: float = TOLERANCE) -> None:
+def close(quantity: str, route: str, found: Array, expected: Array, size: float) -> None:
     """Within the tolerance, relative to the values' size."""
     assert np.shape(found) == np.shape(expected)
     error = float(np.abs(np.asarray(found) - expected).max(initial=0.0)) / size
-    assert error <= tolerance, (quantity, route, error)
+    assert error <= TOLERANCE, (quantity, route, error)
 
 
-def values_on(route: Route, mdp: NetworkedMDP, policy: LocalPolicy, tolerance: float) -> LocalValues:
+def values_on(route: Route, mdp: NetworkedMDP, policy: LocalPolicy, tolerance: float) -> Array:
     """At the tolerance, or at the tightest one, within a factor of 1.5, that float64 can certify."""
 
-    def solved(tolerance: float) -> LocalValues:
+    def solved(tolerance: float) -> Array:
         found = local_values(mdp, policy, method=route, tolerance=tolerance, threads=1)
         assert found.method == route
         assert found.error_bound <= tolerance
-        return found
+        return found.values
 
     try:
         return solved(tolerance)
@@ -150,14 +150,13 @@ def agrees(problem: Problem) -> None:
         for kappa in kappas
     }
     for route in ROUTES:
-        solution = values_on(route, mdp, policy, TOLERANCE * size / 4)
-        found, certified = solution.values, max(TOLERANCE, 2 * solution.error_bound / size)  # of a difference
+        found = values_on(route, mdp, policy, TOLERANCE * size / 4)
         visited = occupancy(mdp, policy, start, method=route, tolerance=TOLERANCE / 2).law
         close("values", route, found, values, size)
         assert np.abs(visited - law).sum() <= TOLERANCE
-        close("span", route, span(mdp, found), spans, size, certified)
-        close("mean span", route, mean_span(mdp, found), mean_spans, size, certified)
-        close("deviation", route, deviation(mdp, found, reference), deviations, size, certified)
+        close("span", route, span(mdp, found), spans, size)
+        close("mean span", route, mean_span(mdp, found), mean_spans, size)
+        close("deviation", route, deviation(mdp, found, reference), deviations, size)
         if route == "dense":
             continue
         forced = 0 if route == "compiled" else 2**62
