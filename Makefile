@@ -26,7 +26,7 @@ test: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest -n 2 --hypothesis-profile=ci tests verification dmpo_theory dmpo_deep README.md docs/exact.md docs/check.md
+	$(BIN)/pytest -n 2 --dist worksteal --hypothesis-profile=ci tests verification dmpo_theory dmpo_deep README.md docs/exact.md docs/check.md
 
 format: .venv/installed
 	$(BIN)/ruff check --fix .

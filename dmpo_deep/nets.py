@@ -8,8 +8,9 @@ own weights ``weight[l][i]``, so that no parameter is shared and one batched pro
 from __future__ import annotations
 
 import copy
+import ctypes
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import pairwise
 from typing import TypeVar
 
@@ -34,6 +35,19 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
+
+
+def keep_freed_memory() -> None:
+    """Let the process keep the memory of dead tensors for the next ones, where the C library is glibc.
+
+    By default glibc hands blocks of this size back to the system and asks for them anew in every layer of every
+    gradient step, page by page; that takes a tenth of an update and more (``benchmarks/train.py``).
+    """
+    settings = {"M_MMAP_THRESHOLD": -3, "M_TRIM_THRESHOLD": -1}  # malloc.h
+    with suppress(OSError, AttributeError, TypeError):  # another C library
+        mallopt = ctypes.CDLL(None).mallopt
+        for setting in settings.values():
+            mallopt(setting, 2**30)
 
 
 @contextmanager
@@ -189,7 +203,8 @@ class LocalNets(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Gathered inputs ``[n, N, F]`` to outputs ``[n, N, O]``; with members, ``members n`` of both."""
-        *hidden, last = zip(self.bias, self.weight, strict=True)
+        *hidden, last = ((bias.mT, weight.mT) for bias, weight in zip(self.bias, self.weight, strict=True))
+        layer = inputs.mT  # samples last in memory, where what is done to each of few outputs is fastest
         for bias, weight in hidden:
-            inputs = torch.baddbmm(bias, inputs, weight).relu_()
-        return torch.baddbmm(last[0], inputs, last[1])
+            layer = torch.baddbmm(bias, weight, layer).relu_()
+        return torch.baddbmm(last[0], last[1], layer).mT

@@ -42,7 +42,7 @@ class Categorical(nn.Module):
 
     def log_probabilities(self, outputs: Tensor) -> Tensor:
         """``log pi_i(.)``, ``[n, N, A]``; ``NEVER`` where there is no such action."""
-        return torch.log_softmax(outputs.masked_fill(self.missing, NEVER), dim=-1)
+        return torch.log_softmax(outputs.mT.masked_fill(self.missing.mT, NEVER), dim=1).mT  # samples last, as in nets
 
     def evaluate(self, outputs: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
         """Log-probabilities of actions ``[n, N]`` and entropies in nats, ``[n, N]`` each, at outputs ``[n, N, A]``."""

@@ -23,14 +23,16 @@ from dmpo_deep.controllers import CONTROLLERS, random_level
 from dmpo_deep.envs import make_env, named_task
 from dmpo_deep.episodes import require_end
 from dmpo_deep.evaluate import evaluate_controller, evaluate_policy
+from dmpo_deep.golden import digest
 from dmpo_deep.learner import Learner
-from dmpo_deep.nets import one_thread
+from dmpo_deep.nets import keep_freed_memory, one_thread
 from dmpo_deep.presets import get_preset, key_values, override
 from dmpo_deep.watch import Watch, radii_beyond
 from dmpo_theory.errors import unknown_name
 
 COLUMNS = (
-    *("env_steps", "epoch", "train_return", "eval_sampled", "eval_greedy", "eval_collisions", "eval_collisions_greedy"),
+    *("env_steps", "epoch", "train_return", "eval_sampled", "eval_greedy", "eval_score", "eval_score_greedy"),
+    *("eval_collisions", "eval_collisions_greedy"),
     *("policy_loss", "value_loss", "entropy", "kl", "kl_stopped", "clip_fraction", "gates_open"),
     *("model_loss", "model_loss_holdout", "model_error_train", "model_error"),
     *(f"model_error_at_{part}" for part in ("quarter", "half", "horizon")),
@@ -87,23 +89,14 @@ def train(
         FileNotFoundError: ``resume`` is set and ``out`` has no checkpoint.
         KeyboardInterrupt: after Ctrl-C; the checkpoint is written and the message says how to continue.
     """
-    task, source = named_task(task)
-    make_env(task, 1, **source)
-    overrides = [*(f"environment.{option}={value}" for option, value in source.items()), *overrides]
-    if algo not in ALGORITHMS:
-        raise unknown_name("algorithm", algo, ALGORITHMS)
-    for name, number, least in (("seed", seed, 0), ("steps", steps, 1), ("eval_every", eval_every, 1)):
-        if not least <= number < 2**63:
-            raise ValueError(f"{name} = {number}; it must be at least {least} and below 2^63")
-    chosen = override(get_preset(task, algo, preset), key_values(overrides))
-    run, found = Path(out), log.versions()
-    config = RunConfig(task, algo, seed, steps, eval_every, preset, list(overrides), chosen, found)
+    config = configured(task, algo, seed, steps, preset, overrides, eval_every)
+    run, task, chosen, found = Path(out), config.task, config.preset, config.versions
     if resume:
         config = _continued(run, config)
     elif run.exists():
         raise FileExistsError(f"{run} exists; give another --out, or --resume to continue it")
+    keep_freed_memory()
     env = make_env(task, chosen.copies, gamma=chosen.gamma, **chosen.environment)
-    require_end(env)
     learner = ALGORITHMS[algo](env, chosen, seed)
     books, saved = learner.collector, run / log.CHECKPOINT
     epoch, seconds, rows = 0, 0.0, []
@@ -141,8 +134,9 @@ def train(
                     sampled = evaluate_policy(task, learner.agents.policy(), chosen.environment)
                     greedy = evaluate_policy(task, learner.agents.policy(greedy=True), chosen.environment)
                     row["seconds_cpu_evaluate"] = time.process_time() - before_cpu
-                    row |= {"eval_sampled": sampled.mean, "eval_collisions": sampled.collisions}
-                    row |= {"eval_greedy": greedy.mean, "eval_collisions_greedy": greedy.collisions}
+                    for name, played in (("", sampled), ("_greedy", greedy)):
+                        row[f"eval{name or '_sampled'}"] = played.mean
+                        row |= {f"eval_score{name}": played.score, f"eval_collisions{name}": played.collisions}
                     bar.set_postfix(sampled=f"{sampled.mean:.1f}", greedy=f"{greedy.mean:.1f}")
                 seconds += (spent := time.perf_counter() - start)
                 record.write({**row, "seconds_epoch": spent, "seconds_total": seconds})
@@ -166,6 +160,43 @@ def train(
             f"{run} stands at {books.env_steps} of {steps} steps; the same command with --resume continues it"
         )
     return run
+
+
+def configured(
+    task: str,
+    algo: str,
+    seed: int,
+    steps: int,
+    preset: str = DEFAULT_PRESET,
+    overrides: Sequence[str] = (),
+    eval_every: int = EVAL_EVERY,
+) -> RunConfig:
+    """What :func:`train` would train, with everything that needs no run directory checked; arguments as there.
+
+    Raises:
+        ValueError: an unknown name, or a value out of range.
+    """
+    task, source = named_task(task)
+    make_env(task, 1, **source)
+    overrides = [*(f"environment.{option}={value}" for option, value in source.items()), *overrides]
+    if algo not in ALGORITHMS:
+        raise unknown_name("algorithm", algo, ALGORITHMS)
+    for name, number, least in (("seed", seed, 0), ("steps", steps, 1), ("eval_every", eval_every, 1)):
+        if not least <= number < 2**63:
+            raise ValueError(f"{name} = {number}; it must be at least {least} and below 2^63")
+    chosen = override(get_preset(task, algo, preset), key_values(overrides))
+    require_end(make_env(task, chosen.copies, gamma=chosen.gamma, **chosen.environment))
+    return RunConfig(
+        task,
+        algo,
+        seed,
+        steps,
+        eval_every,
+        preset,
+        list(overrides),
+        chosen,
+        log.versions() | {"trace": digest(task, algo)},
+    )
 
 
 def _learn(learner: Learner) -> dict[str, float | None]:
@@ -225,12 +256,12 @@ def _continued(run: Path, asked: RunConfig) -> RunConfig:
 
 @contextmanager
 def _interruptible() -> Iterator[Callable[[], bool]]:
-    """Turn the first SIGINT into a flag and say so; the next one acts as before."""
+    """Turn the first SIGINT into a flag and say so; the next one acts as before. Where it is ignored it stays so."""
     hits: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
+    previous = signal.getsignal(signal.SIGINT)
+    if previous is signal.SIG_IGN or threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
-    previous = signal.getsignal(signal.SIGINT)
 
     def note(number: int, frame: object) -> None:
         hits.append(number)
