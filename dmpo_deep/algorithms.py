@@ -21,3 +21,13 @@ ALGORITHMS: Mapping[str, Algorithm] = {
     "ia2c": IA2C,
 }
 """Algorithm -> class, called with environment, preset and seed."""
+
+TITLES: Mapping[str, str] = {
+    "dmpo": "DMPO",
+    "dmpo-true-model": "DMPO, true model",
+    "dppo": "DPPO",
+    "cppo": "CPPO",
+    "ic3net": "IC3Net",
+    "ia2c": "IA2C",
+}
+"""Algorithm -> what figures and tables call it."""

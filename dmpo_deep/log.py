@@ -73,6 +73,17 @@ def read_progress(run: Path) -> list[dict[str, float | None]]:
     return [{name: float(cell) if cell else None for name, cell in row.items()} for row in read_rows(run)]
 
 
+def standing(run: Path) -> int:
+    """The environment steps of the last row of ``progress.csv``; 0 while there is none. Reads the file's end only."""
+    try:
+        with (run / PROGRESS).open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 8192))
+            whole = [line for line in file.read().splitlines(keepends=True) if line.endswith(b"\n")]
+        return int(whole[-1].split(b",")[0])
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
 def rows_until(run: Path, columns: Sequence[str], step: int) -> list[dict[str, str]]:
     """The rows up to the one whose first column is ``step``, where the run's checkpoint stands; the rest goes.
 

@@ -1,4 +1,4 @@
-"""Section VI: learning curves and final levels over seeds, from run directories alone.
+"""Section VI: learning curves and final levels over seeds, from run directories and folders of results alone.
 
 Curves and final levels are interquartile means over seeds with bootstrap 95 % intervals where there are at least
 three seeds; with fewer, every run is a thin line of its own and levels are plain means without an interval.
@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import csv
 import itertools
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy import stats
 
-from dmpo_deep import DEFAULT_PRESET, log
-from dmpo_deep.config import CONFIG, read_config
+from dmpo_deep import log, summary
+from dmpo_deep.config import CONFIG
 from dmpo_deep.controllers import CONTROLLERS, measured
 from dmpo_deep.evaluate import evaluate
+from dmpo_deep.intervals import SEEDS_FOR_INTERVAL, interquartile_mean
+from dmpo_deep.results import RUNS, Result, Row, gather
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
 """Okabe and Ito's palette, which colour-blind readers can tell apart."""
@@ -26,7 +28,6 @@ STYLES = ((0, (5, 2)), (0, (1, 1.5)), (0, (5, 2, 1, 2)), (0, (10, 2)))
 COLUMN_WIDTH = 3.4
 """Inches: one column of a two-column page."""
 SCORES = ("eval_sampled", "eval_greedy")
-SEEDS_FOR_INTERVAL = 3
 
 
 @dataclass(frozen=True)
@@ -44,28 +45,18 @@ class Group:
     """Evaluation steps that some run of the group has and another has not."""
 
 
-def collect(runs: Sequence[str | Path]) -> list[Group]:
+def collect(results: Sequence[Result]) -> list[Group]:
     """Group runs by task, algorithm and hyper-parameters.
 
     Raises:
-        FileNotFoundError: not a run directory.
-        ValueError: no run at all, the same run twice, a run without an evaluation yet, runs of a group with no
-            evaluation step in common, or a damaged file.
+        ValueError: the same run twice, or runs of a group with no evaluation step in common.
     """
-    if not runs:
-        raise ValueError("no runs given; name at least one run directory")
-    members: dict[tuple[str, str], dict[int, dict[int, dict[str, float | None]]]] = {}
-    for run in map(Path, runs):
-        config = read_config(run)
-        rows = {int(row["env_steps"] or 0): row for row in log.read_progress(run) if row["eval_sampled"] is not None}
-        if not rows:
-            raise ValueError(f"{run} has no evaluation yet; train it further, or leave it out")
-        named = [] if config.preset_name == DEFAULT_PRESET else [config.preset_name]
-        label = " ".join([config.algo.upper(), *named, *config.overrides])
-        seeds = members.setdefault((config.task, label), {})
-        if config.seed in seeds:
-            raise ValueError(f"{run}: seed {config.seed} of {label} on {config.task} is given twice; leave one out")
-        seeds[config.seed] = rows
+    members: dict[tuple[str, str], dict[int, dict[int, Row]]] = {}
+    for result in results:
+        seeds = members.setdefault((result.task, result.label), {})
+        if result.seed in seeds:
+            raise ValueError(f"seed {result.seed} of {result.label} on {result.task} is given twice; leave one out")
+        seeds[result.seed] = {int(row["env_steps"] or 0): row for row in result.rows}
     groups = []
     for (task, label), seeds in sorted(members.items()):
         steps = sorted(set.intersection(*map(set, seeds.values())))
@@ -77,30 +68,13 @@ def collect(runs: Sequence[str | Path]) -> list[Group]:
     return groups
 
 
-def interquartile_mean(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Over seeds, ``[seeds, E]``: the mean of the middle half and its bootstrap 95 % interval, ``[E]`` each.
-
-    The interval is NaN with fewer than three seeds.
-    """
-    center = stats.trim_mean(scores, 0.25, axis=0)
-    if len(scores) < SEEDS_FOR_INTERVAL:
-        return center, np.full_like(center, np.nan), np.full_like(center, np.nan)
-    interval = stats.bootstrap(
-        (scores,),
-        lambda x, axis: stats.trim_mean(x, 0.25, axis=axis),
-        method="percentile",
-        rng=np.random.default_rng(0),
-    ).confidence_interval
-    return center, interval.low, interval.high
-
-
 def plot(runs: Sequence[str | Path], out: str | Path, overwrite: bool = False) -> Path:
-    """Write ``learning.png``, ``learning.pdf``, the numbers behind them (``learning.csv``) and ``table.csv``.
+    """Write ``learning.png`` and ``.pdf``, the numbers behind them (``learning.csv``), ``table.csv`` and the summary.
 
     The dashed lines are the task's reference controllers on the same evaluation draws.
 
     Args:
-        runs: run directories.
+        runs: run directories, and folders of results.
         out: folder for the results, new or empty unless ``overwrite``, and never a run directory.
         overwrite: replace earlier results in ``out``.
 
@@ -109,31 +83,34 @@ def plot(runs: Sequence[str | Path], out: str | Path, overwrite: bool = False) -
 
     Raises:
         FileExistsError: ``out`` is a run, a file, or a folder with something in it.
-        FileNotFoundError, ValueError: as :func:`collect`.
+        FileNotFoundError, ValueError: as :func:`collect` and :func:`dmpo_deep.results.gather`.
     """
     from matplotlib.figure import Figure
 
     folder = Path(out)
-    if any((folder / name).exists() for name in (CONFIG, log.PROGRESS, log.CHECKPOINT)):
-        raise FileExistsError(f"{folder} is a run directory; give another --out")
+    if any((folder / name).exists() for name in (CONFIG, log.PROGRESS, log.CHECKPOINT, RUNS)):
+        raise FileExistsError(f"{folder} is a run directory or a folder of results; give another --out")
     if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not overwrite)):
         raise FileExistsError(f"{folder} exists; give another --out, or --overwrite to replace the figures in a folder")
-    groups = collect(runs)
+    results = gather([Path(run) for run in runs])
+    groups = collect(results)
     tasks = sorted({group.task for group in groups})
     metrics = {task: measured(task) or {name: found.mean for name, found in evaluate(task).items()} for task in tasks}
     levels = {task: {CONTROLLERS[task][name].label: x for name, x in metrics[task].items()} for task in tasks}
     folder.mkdir(parents=True, exist_ok=True)
     _write_curves(folder / "learning.csv", groups)
     _write_table(folder / "table.csv", groups, levels)
+    summary.write(summary.rows(results), folder)
 
     figure = Figure(figsize=(COLUMN_WIDTH, 2.5 * len(tasks)), layout="constrained", dpi=300)
     for axes, task in zip(figure.subplots(len(tasks), squeeze=False)[:, 0], tasks, strict=True):
         axes.set_yscale("symlog", linthresh=10, subs=range(2, 10))
         for color, group in zip(itertools.cycle(COLORS), (g for g in groups if g.task == task), strict=False):
-            scores, name = group.scores["eval_sampled"], f"{group.label} ({len(group.seeds)} seeds)"
+            label = textwrap.fill(group.label, 40, break_long_words=False)
+            scores, name = group.scores["eval_sampled"], f"{label} ({len(group.seeds)} seeds)"
             if len(scores) < SEEDS_FOR_INTERVAL:
                 for k, line in enumerate(scores):
-                    axes.plot(group.steps, line, color=color, linewidth=0.7, label=None if k else group.label)
+                    axes.plot(group.steps, line, color=color, linewidth=0.7, label=None if k else label)
                 continue
             center, low, high = interquartile_mean(scores)
             axes.plot(group.steps, center, color=color, linewidth=1.2, label=name)

@@ -11,7 +11,8 @@ from tyro.conf import FlagCreatePairsOff
 
 from dmpo_deep.cli.check import check, gap
 from dmpo_deep.cli.common import Unexpected
-from dmpo_deep.cli.learner import envs, evaluate, plot, search, train
+from dmpo_deep.cli.learner import collect, envs, evaluate, plot, search, train
+from dmpo_deep.cli.sweep import sweep
 from dmpo_deep.cli.theory import audit, bounds, kappa, solve
 
 DESCRIPTION = """Networked multi-agent control: check the theory exactly, train DMPO and its baselines.
@@ -31,6 +32,8 @@ The learner:
   dmpo train catchup --algo dmpo --seed 0 --out runs/dmpo-s0
   dmpo evaluate runs/dmpo-s0
   dmpo plot runs/dmpo-s0 runs/dppo-s0 --out runs/figures
+  dmpo sweep --tasks catchup ring --algos dmpo dppo --seeds 0 1 2 --out runs/compare
+  dmpo collect runs/compare/* --into results
 
 The learner against exact truth:
   dmpo check FILE --out runs/check        models, critics, gradients and model rollouts of one MDP
@@ -49,6 +52,8 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "train": train,
     "evaluate": evaluate,
     "plot": plot,
+    "sweep": sweep,
+    "collect": collect,
     "check": check,
     "gap": gap,
 }

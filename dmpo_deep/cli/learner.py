@@ -177,21 +177,43 @@ def evaluate(
 
 
 def plot(runs: Positional[tuple[Path, ...]], out: Path, overwrite: bool = False) -> None:
-    """Learning curves of runs, and their table against the reference controllers.
+    """Learning curves of runs, and their tables: final levels beside the reference controllers, and a summary.
 
     Runs of one task and algorithm are taken together: interquartile mean with a 95 % bootstrap interval from three
     seeds on. They are compared at the steps at which all were evaluated; the column left_out counts the others.
 
     Args:
-        runs: run directories.
-        out: folder for learning.png, learning.pdf, learning.csv and table.csv; new or empty.
+        runs: run directories, and folders of results (dmpo collect).
+        out: folder for learning.png, learning.pdf, learning.csv, table.csv, summary.csv and summary.md; new or empty.
         overwrite: replace the results in OUT.
     """
     require("torch", "safetensors", "gymnasium", "matplotlib")
     from dmpo_deep.report import plot
+    from dmpo_deep.results import gather, stale
 
+    for said in stale(gather(runs)):
+        print(said)
     folder = plot(runs, out, overwrite)
     with (folder / "table.csv").open(newline="") as file:
         header, *rows = csv.reader(file)
     print(table(header, rows))
-    print(f"Results: {folder} (learning.png, learning.pdf, learning.csv, table.csv)")
+    print(f"Results: {folder} (learning.png, learning.pdf, learning.csv, table.csv, summary.csv, summary.md)")
+
+
+def collect(runs: Positional[tuple[Path, ...]], into: Path = Path("results")) -> None:
+    """Add runs to a folder of results: CSV files to commit, with config and commit of every run.
+
+    The folder can be plotted like a run directory. Says which of its results are stale: made by code whose golden
+    trace, a short run that is kept with the code, was another one.
+
+    Args:
+        runs: run directories, or other folders of results.
+        into: folder for runs.csv and a file for each task.
+    """
+    require("torch", "safetensors", "gymnasium")
+    from dmpo_deep.results import add, gather, stale
+
+    found = add(gather(runs), into)
+    for said in stale(found):
+        print(said)
+    print(f"Results: {into} (runs.csv and a file for each task; {len(found)} runs)")

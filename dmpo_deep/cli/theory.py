@@ -5,10 +5,14 @@ from __future__ import annotations
 import importlib.util
 from fractions import Fraction
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from tyro.conf import Positional
 
 from dmpo_deep.cli.common import Unexpected, at_least, missing, table
+
+if TYPE_CHECKING:
+    from dmpo_theory.claims.record import Claim, Scope
 
 
 def solve(
@@ -159,28 +163,12 @@ def audit(
 
     from dmpo_theory import audit as ledger
     from dmpo_theory.claims import CLAIMS
-    from dmpo_theory.claims.record import Case, Scope
-    from dmpo_theory.graph import check_kappa
-    from dmpo_theory.instance_file import load_instance
 
     if out.exists() and not resume:
         raise FileExistsError(f"{out} exists; give another --out, or --resume to continue it")
     if resume and not (out / ledger.RECORD).exists():
         raise FileNotFoundError(f"{out} holds no audit to resume; leave out --resume")
-    discount = _discount(gamma, zero=False)
-    if kappa is not None:
-        check_kappa(kappa)
-    at_least("--n", n, 2)
-    at_least("--instances", instances, 1)
-    at_least("--seed", seed, 0)
-    families, claims = _families(graphs), ledger.select(claim)
-    given = tuple(Case(loaded.name, loaded.mdp, loaded.policy) for loaded in map(load_instance, instance))
-    scope = Scope(families, n, discount, instances, seed, kappa, given)
-    settings = {
-        **{"claims": [chosen.id for chosen in claims], "instance": [str(path) for path in instance]},
-        **{"graphs": list(families), "n": n, "gamma": str(discount), "kappa": kappa},
-        **{"instances": instances, "seed": seed},
-    }
+    claims, scope, settings = audit_settings(claim, instance, graphs, n, gamma, kappa, instances, seed)
     try:
         rows = ledger.run(claims, scope, settings, out, lambda left: iter(tqdm(left, desc="audit", unit="claim")))
     except KeyboardInterrupt:
@@ -210,6 +198,38 @@ def audit(
     print(f"Results: {out} (audit.html, audit.json{''.join(', ' + picture.name for _, picture in figures)})")
     if surprising:
         raise Unexpected(f"{len(surprising)} verdicts are not the expected ones: {', '.join(surprising)}")
+
+
+def audit_settings(
+    claim: tuple[str, ...] = (),
+    instance: tuple[Path, ...] = (),
+    graphs: str = "",
+    n: int = 5,
+    gamma: str = "9/10",
+    kappa: int | None = None,
+    instances: int = 2,
+    seed: int = 0,
+) -> tuple[list[Claim], Scope, dict[str, Any]]:
+    """The claims, what they are checked on, and both in plain JSON; ``ValueError`` if an option is wrong."""
+    from dmpo_theory import audit as ledger
+    from dmpo_theory.claims.record import Case, Scope
+    from dmpo_theory.graph import check_kappa
+    from dmpo_theory.instance_file import load_instance
+
+    discount = _discount(gamma, zero=False)
+    if kappa is not None:
+        check_kappa(kappa)
+    at_least("--n", n, 2)
+    at_least("--instances", instances, 1)
+    at_least("--seed", seed, 0)
+    families, claims = _families(graphs), ledger.select(claim)
+    given = tuple(Case(loaded.name, loaded.mdp, loaded.policy) for loaded in map(load_instance, instance))
+    settings = {
+        **{"claims": [chosen.id for chosen in claims], "instance": [str(path) for path in instance]},
+        **{"graphs": list(families), "n": n, "gamma": str(discount), "kappa": kappa},
+        **{"instances": instances, "seed": seed},
+    }
+    return claims, Scope(families, n, discount, instances, seed, kappa, given), settings
 
 
 def kappa(

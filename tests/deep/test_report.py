@@ -11,8 +11,15 @@ pytest.importorskip("torch")
 from dmpo_deep import log
 from dmpo_deep.config import RunConfig
 from dmpo_deep.controllers import CONTROLLERS
+from dmpo_deep.intervals import interquartile_mean
 from dmpo_deep.presets import get_preset
-from dmpo_deep.report import collect, interquartile_mean, plot
+from dmpo_deep.report import collect as grouped
+from dmpo_deep.report import plot
+from dmpo_deep.results import gather
+
+
+def collect(runs):
+    return grouped(gather(runs))
 
 
 def fake_run(folder, algo="dppo", seed=0, steps=(1000, 2000), levels=(-900.0, -80.0)):
@@ -34,7 +41,9 @@ def test_figure_and_table_of_two_algorithms(tmp_path):
     runs = [fake_run(tmp_path / f"a{s}", seed=s) for s in range(4)]
     runs += [fake_run(tmp_path / "b", algo="dmpo", levels=(-300.0, -40.0))]
     out = plot(runs, tmp_path / "out")
-    assert {path.name for path in out.iterdir()} == {"learning.png", "learning.pdf", "learning.csv", "table.csv"}
+    assert {path.name for path in out.iterdir()} == {
+        *("learning.png", "learning.pdf", "learning.csv", "table.csv", "summary.csv", "summary.md")
+    }
     with (out / "table.csv").open() as file:
         table = {row["label"]: row for row in csv.DictReader(file)}
     assert all(None not in row.values() for row in table.values())
@@ -68,7 +77,7 @@ def test_no_controller_is_lost_and_no_folder_overwritten(tmp_path, monkeypatch):
         plot([run], out)
     assert plot([run], out, overwrite=True) == out
     before = sorted(path.name for path in run.iterdir())
-    with pytest.raises(FileExistsError, match="is a run directory; give another --out"):
+    with pytest.raises(FileExistsError, match="is a run directory or a folder of results; give another --out"):
         plot([run], run, overwrite=True)
     with pytest.raises(FileExistsError, match="exists"):
         plot([run], run / log.PROGRESS, overwrite=True)

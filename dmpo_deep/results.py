@@ -1,0 +1,243 @@
+"""Results that accumulate: what runs came to, in CSV files that can be committed, each with its config and commit.
+
+A folder of results holds ``runs.csv``, a line a run with all that made it, and for every task ``TASK.csv``, a line an
+evaluation. Runs are added from their directories, on any day and any machine; a run that is there already is replaced
+by one that went further or is newer code's.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dmpo_deep import DEFAULT_PRESET, log
+from dmpo_deep.algorithms import TITLES
+from dmpo_deep.config import read_config
+from dmpo_deep.golden import digest
+
+RUNS = "runs.csv"
+RUN_COLUMNS = ("run", "task", "algo", "preset", "overrides", "seed", "steps", "eval_every", "trace")
+VERSIONS = ("commit", "dmpo", "torch", "numpy", "python", "device")
+SCORES = ("eval_sampled", "eval_greedy", "eval_score", "eval_score_greedy", "eval_collisions", "eval_collisions_greedy")
+MEANS = ("model_error", "model_error_at_quarter", "model_error_at_half", "model_error_at_horizon", "model_loss_holdout")
+"""Averaged over the epochs since the evaluation before."""
+FLOATS = ("floats_policy", "floats_critic", "floats_model", "floats_gates")
+SUMS = (
+    "gradient_steps",
+    "model_gradient_steps",
+    *(f"seconds_cpu_{p}" for p in ("collect", "model", "imagine", "update")),
+)
+"""Totals since the start, warm-up included."""
+COLUMNS = ("run", "env_steps", *SCORES, *MEANS, *FLOATS, *SUMS)
+
+Row = Mapping[str, float | None]
+
+
+@dataclass(frozen=True)
+class Result:
+    """One run."""
+
+    task: str
+    algo: str
+    preset: str
+    overrides: tuple[str, ...]
+    seed: int
+    eval_every: int
+    trace: str
+    """Of the golden traces of all its starts, the one they share; ``mixed`` if none."""
+    versions: Mapping[str, str]
+    """:data:`VERSIONS` of its first start, ``commit`` of all."""
+    hyperparameters: Mapping[str, Any]
+    """Every field of its preset, in plain JSON."""
+    rows: tuple[Row, ...]
+    """Its evaluations."""
+
+    @property
+    def id(self) -> str:
+        """Short, and the same for the same settings."""
+        identity = json.dumps([self.task, self.algo, self.seed, self.eval_every, self.hyperparameters], sort_keys=True)
+        return f"{self.algo}-s{self.seed}-{hashlib.sha256(identity.encode()).hexdigest()[:8]}"
+
+    @property
+    def label(self) -> str:
+        """The algorithm, and what is changed from its preset ``tuned``."""
+        named = () if self.preset == DEFAULT_PRESET else (self.preset,)
+        return " ".join([TITLES[self.algo], *named, *self.overrides])
+
+    @property
+    def steps(self) -> int:
+        """Environment steps at the last evaluation."""
+        return int(self.rows[-1]["env_steps"] or 0)
+
+    @property
+    def stale(self) -> bool:
+        """Whether the present code would come to something else."""
+        return self.trace != digest(self.task, self.algo)
+
+
+def from_run(run: Path) -> Result:
+    """What a run directory holds.
+
+    Raises:
+        FileNotFoundError: not a run directory.
+        ValueError: a damaged file, or no evaluation yet.
+    """
+    config = read_config(run)
+    starts = [config.versions, *(start["versions"] for start in config.resumed)]
+    traces = {start.get("trace", "") for start in starts}
+    versions = {name: str(config.versions.get(name, "")) for name in VERSIONS}
+    versions["commit"] = " ".join(dict.fromkeys(start.get("commit", "unknown") for start in starts))
+    rows = tuple(_evaluations(log.read_progress(run)))
+    if not rows:
+        raise ValueError(f"{run} has no evaluation yet; train it further, or leave it out")
+    return Result(
+        config.task,
+        config.algo,
+        config.preset_name,
+        tuple(config.overrides),
+        config.seed,
+        config.eval_every,
+        traces.pop() if len(traces) == 1 else "mixed",
+        versions,
+        config.identity["preset"],
+        rows,
+    )
+
+
+def _evaluations(progress: Sequence[Row]) -> Iterable[Row]:
+    """The rows with an evaluation: means since the one before, totals since the start."""
+    since: list[Row] = []
+    totals = dict.fromkeys(SUMS, 0.0)
+    for row in progress:
+        since.append(row)
+        for name in SUMS:
+            if name.startswith("seconds") or name == "model_gradient_steps":
+                totals[name] += row.get(name) or 0.0
+            else:
+                totals[name] = row.get(name) or totals[name]
+        if row.get("eval_sampled") is None:
+            continue
+        means: dict[str, float | None] = {}
+        for name in MEANS:
+            measured = [value for earlier in since if (value := earlier.get(name)) is not None]
+            means[name] = sum(measured) / len(measured) if measured else None
+        yield {
+            "env_steps": row["env_steps"],
+            **{name: row.get(name) for name in (*SCORES, *FLOATS)},
+            **means,
+            **{name: value or None for name, value in totals.items()},
+        }
+        since = []
+
+
+def read(folder: Path) -> list[Result]:
+    """The results in a folder; none if there is no such folder.
+
+    Raises:
+        ValueError: a damaged file; the message names it.
+    """
+    if not (folder / RUNS).is_file():
+        return []
+    found = []
+    evaluations: dict[str, dict[str, list[Row]]] = {}
+    with (folder / RUNS).open(newline="") as file:
+        for number, line in enumerate(csv.DictReader(file), start=2):
+            try:
+                task = line["task"]
+                if task not in evaluations:
+                    evaluations[task] = _read_rows(_file_of(folder, task))
+                result = Result(
+                    task,
+                    line["algo"],
+                    line["preset"],
+                    tuple(json.loads(line["overrides"])),
+                    int(line["seed"]),
+                    int(line["eval_every"]),
+                    line["trace"],
+                    {name: line[name] for name in VERSIONS},
+                    json.loads(line["config"]),
+                    tuple(evaluations[task][line["run"]]),
+                )
+                if result.id != line["run"]:
+                    raise ValueError(f"{line['run']} does not fit its config, which makes {result.id}")
+            except (KeyError, ValueError, TypeError) as error:
+                raise ValueError(f"{folder / RUNS}, line {number}: {error}; restore it from version control") from error
+            found.append(result)
+    return found
+
+
+def _read_rows(path: Path) -> dict[str, list[Row]]:
+    rows: dict[str, list[Row]] = {}
+    with path.open(newline="") as file:
+        for line in csv.DictReader(file):
+            numbers = {name: float(cell) if (cell := line[name]) else None for name in COLUMNS[1:]}
+            rows.setdefault(line["run"], []).append(numbers)
+    return rows
+
+
+def add(new: Iterable[Result], folder: Path) -> list[Result]:
+    """Put runs into a folder of results; what the folder holds then.
+
+    Of two runs with the same settings the one of the present code stays, and else the longer one.
+    """
+    known = {(result.task, result.id): result for result in read(folder)}
+    for result in new:
+        key = result.task, result.id
+        if key not in known or (not result.stale, result.steps) >= (not known[key].stale, known[key].steps):
+            known[key] = result
+    results = sorted(known.values(), key=lambda r: (r.task, r.label, r.seed, r.id))
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / RUNS).open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow([*RUN_COLUMNS, *VERSIONS, "config"])
+        for r in results:
+            told = (r.id, r.task, r.algo, r.preset, json.dumps(r.overrides), r.seed, r.steps, r.eval_every, r.trace)
+            config = json.dumps(r.hyperparameters, sort_keys=True)
+            writer.writerow([*told, *(r.versions[name] for name in VERSIONS), config])
+    for task in {result.task for result in results}:
+        with _file_of(folder, task).open("w", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(COLUMNS)
+            for r in results:
+                if r.task == task:
+                    writer.writerows([r.id, *(_cell(row[name]) for name in COLUMNS[1:])] for row in r.rows)
+    return results
+
+
+def gather(sources: Sequence[Path]) -> list[Result]:
+    """The runs in run directories and folders of results.
+
+    Raises:
+        FileNotFoundError: a source is neither.
+        ValueError: no source, a damaged file, or a run without an evaluation.
+    """
+    if not sources:
+        raise ValueError("no runs given; name at least one run directory, or a folder of results")
+    found: list[Result] = []
+    for source in sources:
+        found += read(source) if (source / RUNS).is_file() else [from_run(source)]
+    return found
+
+
+def stale(results: Iterable[Result]) -> Iterator[str]:
+    """A sentence for each task and algorithm with results that the present code would not repeat."""
+    count = Counter((result.task, result.algo) for result in results if result.stale)
+    for (task, algo), runs in sorted(count.items()):
+        yield (
+            f"Stale: {runs} runs of {algo} on {task}, made by code with another golden trace than the present one, "
+            f"{digest(task, algo) or 'which has none'}; train them again"
+        )
+
+
+def _file_of(folder: Path, task: str) -> Path:
+    return folder / f"{task}.csv"
+
+
+def _cell(number: float | None) -> str:
+    return "" if number is None else f"{number:.6g}"
