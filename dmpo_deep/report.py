@@ -12,6 +12,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,6 +22,10 @@ from dmpo_deep.controllers import CONTROLLERS, measured
 from dmpo_deep.evaluate import evaluate
 from dmpo_deep.intervals import SEEDS_FOR_INTERVAL, interquartile_mean
 from dmpo_deep.results import RUNS, Result, Row, gather
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
 """Okabe and Ito's palette, which colour-blind readers can tell apart."""
@@ -95,8 +100,7 @@ def plot(runs: Sequence[str | Path], out: str | Path, overwrite: bool = False) -
     results = gather([Path(run) for run in runs])
     groups = collect(results)
     tasks = sorted({group.task for group in groups})
-    metrics = {task: measured(task) or {name: found.mean for name, found in evaluate(task).items()} for task in tasks}
-    levels = {task: {CONTROLLERS[task][name].label: x for name, x in metrics[task].items()} for task in tasks}
+    levels = {task: reference_levels(task) for task in tasks}
     folder.mkdir(parents=True, exist_ok=True)
     _write_curves(folder / "learning.csv", groups)
     _write_table(folder / "table.csv", groups, levels)
@@ -104,26 +108,42 @@ def plot(runs: Sequence[str | Path], out: str | Path, overwrite: bool = False) -
 
     figure = Figure(figsize=(COLUMN_WIDTH, 2.5 * len(tasks)), layout="constrained", dpi=300)
     for axes, task in zip(figure.subplots(len(tasks), squeeze=False)[:, 0], tasks, strict=True):
-        axes.set_yscale("symlog", linthresh=10, subs=range(2, 10))
-        for color, group in zip(itertools.cycle(COLORS), (g for g in groups if g.task == task), strict=False):
-            label = textwrap.fill(group.label, 40, break_long_words=False)
-            scores, name = group.scores["eval_sampled"], f"{label} ({len(group.seeds)} seeds)"
-            if len(scores) < SEEDS_FOR_INTERVAL:
-                for k, line in enumerate(scores):
-                    axes.plot(group.steps, line, color=color, linewidth=0.7, label=None if k else label)
-                continue
-            center, low, high = interquartile_mean(scores)
-            axes.plot(group.steps, center, color=color, linewidth=1.2, label=name)
-            axes.fill_between(group.steps, low, high, color=color, alpha=0.2, linewidth=0)
-        for style, (name, level) in zip(itertools.cycle(STYLES), levels[task].items(), strict=False):
-            axes.axhline(level, color="0.35", linewidth=0.8, linestyle=style, label=name)
-        axes.set_xlabel("environment steps", fontsize=8)
-        axes.set_ylabel(f"{task}: return", fontsize=8)
-        axes.tick_params(labelsize=7)
+        draw_curves(axes, [group for group in groups if group.task == task], levels[task])
         axes.legend(fontsize=6, frameon=False, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0))
-    for suffix in ("png", "pdf"):
-        figure.savefig(folder / f"learning.{suffix}")
+    save(figure, folder / "learning")
     return folder
+
+
+def reference_levels(task: str) -> dict[str, float]:
+    """The mean metric of the task's reference controllers on the evaluation draws, by label."""
+    metrics = measured(task) or {name: found.mean for name, found in evaluate(task).items()}
+    return {CONTROLLERS[task][name].label: metric for name, metric in metrics.items()}
+
+
+def draw_curves(axes: Axes, groups: Sequence[Group], levels: Mapping[str, float]) -> None:
+    """The sampled policies' metric against environment steps, and the levels of reference controllers."""
+    axes.set_yscale("symlog", linthresh=10, subs=range(2, 10))
+    for color, group in zip(itertools.cycle(COLORS), groups, strict=False):
+        label = textwrap.fill(group.label, 40, break_long_words=False)
+        scores, name = group.scores["eval_sampled"], f"{label} ({len(group.seeds)} seeds)"
+        if len(scores) < SEEDS_FOR_INTERVAL:
+            for k, line in enumerate(scores):
+                axes.plot(group.steps, line, color=color, linewidth=0.7, label=None if k else label)
+            continue
+        center, low, high = interquartile_mean(scores)
+        axes.plot(group.steps, center, color=color, linewidth=1.2, label=name)
+        axes.fill_between(group.steps, low, high, color=color, alpha=0.2, linewidth=0)
+    for style, (name, level) in zip(itertools.cycle(STYLES), levels.items(), strict=False):
+        axes.axhline(level, color="0.35", linewidth=0.8, linestyle=style, label=name)
+    axes.set_xlabel("environment steps", fontsize=8)
+    axes.set_ylabel(f"{groups[0].task}: return", fontsize=8)
+    axes.tick_params(labelsize=7)
+
+
+def save(figure: Figure, path: Path) -> None:
+    """As PNG and as PDF."""
+    for suffix in ("png", "pdf"):
+        figure.savefig(path.with_suffix(f".{suffix}"))
 
 
 def _write_curves(path: Path, groups: Sequence[Group]) -> None:

@@ -61,8 +61,7 @@ class Result:
     @property
     def id(self) -> str:
         """Short, and the same for the same settings."""
-        identity = json.dumps([self.task, self.algo, self.seed, self.eval_every, self.hyperparameters], sort_keys=True)
-        return f"{self.algo}-s{self.seed}-{hashlib.sha256(identity.encode()).hexdigest()[:8]}"
+        return run_id(self.task, self.algo, self.seed, self.eval_every, self.hyperparameters)
 
     @property
     def label(self) -> str:
@@ -79,6 +78,12 @@ class Result:
     def stale(self) -> bool:
         """Whether the present code would come to something else."""
         return self.trace != digest(self.task, self.algo)
+
+
+def run_id(task: str, algo: str, seed: int, eval_every: int, hyperparameters: Mapping[str, Any]) -> str:
+    """Short, and the same for the same settings; ``hyperparameters`` in plain JSON."""
+    identity = json.dumps([task, algo, seed, eval_every, hyperparameters], sort_keys=True)
+    return f"{algo}-s{seed}-{hashlib.sha256(identity.encode()).hexdigest()[:8]}"
 
 
 def from_run(run: Path) -> Result:

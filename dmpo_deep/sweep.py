@@ -19,10 +19,13 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import joblib
 from joblib.externals.loky.process_executor import BrokenProcessPool
+
+if TYPE_CHECKING:
+    from dmpo_deep.config import RunConfig
 
 ENGINES = ("processes", "ray")
 TRACEBACK = "traceback.txt"
@@ -78,9 +81,13 @@ class Training:
 
     def check(self) -> None:
         """As :func:`dmpo_deep.train.configured`."""
+        self.config()
+
+    def config(self) -> RunConfig:
+        """What is trained, with every hyper-parameter."""
         from dmpo_deep.train import configured
 
-        configured(self.task, self.algo, self.seed, self.steps, self.preset, self.overrides, self.eval_every)
+        return configured(self.task, self.algo, self.seed, self.steps, self.preset, self.overrides, self.eval_every)
 
     def share(self, folder: Path) -> float:
         """Of the environment steps."""
@@ -217,24 +224,24 @@ def sweep(
         _register_ray()
     out.mkdir(parents=True, exist_ok=True)
     left, deaths = {job.name: job for job in jobs}, dict.fromkeys((job.name for job in jobs), 0)
+    backend = {"processes": "loky", "ray": "ray"}[engine]
     while left:
-        at_work: set[str] = set()
-
-        def turns(at_work: set[str] = at_work) -> Iterator[object]:
-            for job in list(left.values()):
-                at_work.add(job.name)
-                started(job)
-                yield joblib.delayed(attempt)(job, out / job.name, os.getpid())
-
-        backend = {"processes": "loky", "ray": "ray"}[engine]
+        turns, at_work = list(left.values()), list[str]()
+        calls = (joblib.delayed(attempt)(job, out / job.name, os.getpid()) for job in tuple(turns))
         with joblib.parallel_config(backend=backend, n_jobs=max(2, workers)):  # 1 would mean this very process
             side_by_side = joblib.Parallel(return_as="generator_unordered", pre_dispatch=workers, batch_size=1)
             try:
-                for outcome in side_by_side(turns()):
+                outcomes = side_by_side(calls)
+                while turns or at_work:
+                    while turns and len(at_work) < workers:  # joblib has them begin in this order
+                        started(turns[0])
+                        at_work.append(turns.pop(0).name)
+                    outcome = next(outcomes)
+                    at_work.remove(outcome.name)
                     del left[outcome.name]
                     yield outcome
             except BrokenProcessPool:
-                for name in at_work & left.keys():
+                for name in at_work:
                     deaths[name] += 1
                     if deaths[name] == LIVES:
                         del left[name]

@@ -12,7 +12,7 @@ from tyro.conf import FlagCreatePairsOff
 from dmpo_deep.cli.check import check, gap
 from dmpo_deep.cli.common import Unexpected
 from dmpo_deep.cli.learner import collect, envs, evaluate, plot, search, train
-from dmpo_deep.cli.sweep import sweep
+from dmpo_deep.cli.sweep import reproduce, sweep
 from dmpo_deep.cli.theory import audit, bounds, kappa, solve
 
 DESCRIPTION = """Networked multi-agent control: check the theory exactly, train DMPO and its baselines.
@@ -34,6 +34,7 @@ The learner:
   dmpo plot runs/dmpo-s0 runs/dppo-s0 --out runs/figures
   dmpo sweep --tasks catchup ring --algos dmpo dppo --seeds 0 1 2 --out runs/compare
   dmpo collect runs/compare/* --into results
+  dmpo reproduce fig4                     a figure of the paper, from results and what is still to train
 
 The learner against exact truth:
   dmpo check FILE --out runs/check        models, critics, gradients and model rollouts of one MDP
@@ -54,6 +55,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "plot": plot,
     "sweep": sweep,
     "collect": collect,
+    "reproduce": reproduce,
     "check": check,
     "gap": gap,
 }

@@ -100,6 +100,66 @@ def sweep(
     print(f"Results: {out} ({len(jobs)} folders)")
 
 
+def reproduce(
+    figure: Positional[str],
+    out: Path | None = None,
+    results: Path = Path("results"),
+    as_is: bool = False,
+    workers: int = 0,
+    engine: str = "processes",
+) -> None:
+    """Make a figure of the paper again: fig4 (learning), fig5 (radii) or fig6 (signals).
+
+    Runs of the figure's plan, dmpo_deep/plans/, that RESULTS holds already are taken from there, unless they are stale;
+    the others are trained, under OUT/runs, like a sweep: the same command goes on where it was stopped.
+
+    Args:
+        figure: its name.
+        out: folder for the figure, its summary and the runs; runs/FIGURE by default.
+        results: folder of results, see dmpo collect.
+        as_is: train nothing; draw what RESULTS and OUT hold of the plan, whole runs only.
+        workers: runs at a time; as many as there are cores by default.
+        engine: as of dmpo sweep.
+    """
+    require("torch", "safetensors", "tensorboard", "gymnasium", "matplotlib")
+    from dmpo_deep import summary
+    from dmpo_deep.figures import FIGURES, PLANS
+    from dmpo_deep.results import from_run, read, run_id
+    from dmpo_deep.sweep import Training
+    from dmpo_theory.errors import unknown_name
+
+    if figure not in FIGURES:
+        raise unknown_name("figure", figure, FIGURES)
+    folder = out or Path("runs") / figure
+    known = {result.id: result for result in read(results)}
+    jobs = {}
+    for job in read_plan(PLANS / f"{figure}.toml"):
+        assert isinstance(job, Training)
+        config = job.config()
+        jobs[run_id(config.task, job.algo, job.seed, job.eval_every, config.identity["preset"])] = job
+
+    def there(key: str) -> bool:
+        return key in known and not known[key].stale and known[key].steps >= jobs[key].steps
+
+    missing = {key: job for key, job in jobs.items() if not there(key)}
+    if missing and not as_is:
+        print(f"{len(missing)} of {len(jobs)} runs are not in {results}")
+        run_jobs(list(missing.values()), folder / "runs", workers, engine)
+    for key, job in missing.items():
+        with contextlib.suppress(FileNotFoundError, ValueError):  # not begun, or without an evaluation
+            known[key] = from_run(folder / "runs" / job.name)
+    drawn = [known[key] for key in jobs if there(key)]
+    if not drawn:
+        raise ValueError(f"neither {results} nor {folder / 'runs'} holds a whole run of {figure}; leave out --as-is")
+    folder.mkdir(parents=True, exist_ok=True)
+    FIGURES[figure].draw(drawn, folder / figure)
+    summary.write(summary.rows(drawn), folder)
+    print(f"{figure}: {FIGURES[figure].title}, from {len(drawn)} of {len(jobs)} runs")
+    print(
+        f"Results: {folder} ({figure}.png, {figure}.pdf, summary.csv, summary.md; next: dmpo collect {folder}/runs/*)"
+    )
+
+
 def run_jobs(jobs: Sequence[Job], out: Path, workers: int, engine: str = "processes") -> None:
     """Check and run jobs under a live table; a line for each that ends.
 
