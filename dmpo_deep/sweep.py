@@ -268,10 +268,16 @@ def _deaf_to_interrupts() -> Iterator[None]:
 
 def _register_ray() -> None:
     try:
-        from ray.util.joblib import register_ray
+        from ray.util.joblib.ray_backend import RayBackend
     except ImportError as error:
         raise ImportError("ray is not installed; pip install 'dmpo[cluster]' (pip install -e '.[cluster]')") from error
-    register_ray()
+
+    class Backend(RayBackend):  # type: ignore[misc, unused-ignore]
+        """Ray's, with results as they come: it inherits a no from forking pools, and does not fork."""
+
+        supports_return_generator = True
+
+    joblib.register_parallel_backend("ray", Backend)
 
 
 def _plain(name: str) -> str:
