@@ -35,11 +35,14 @@ def local_model(env: NetworkedEnv, preset: ModelPreset, rng: torch.Generator) ->
     options: dict[str, Any] = {"ensemble": preset.ensemble, "neighbor_actions": preset.neighbor_actions}
     if env.n_states is not None:
         return CategoricalModel(*shape, preset.hidden_model, preset.lr_model, rng, env.n_states, **options)
-    return GaussianModel(*shape, preset.hidden_model, preset.lr_model, rng, continuous, **options)
+    return GaussianModel(*shape, preset.hidden_model, preset.lr_model, rng, continuous, env.period, **options)
 
 
 class GaussianModel(LocalModel):
-    """The next observation and the reward by their means, within the range of the data; see :class:`LocalModel`."""
+    """The next observation and the reward by their means, within the range of the data; see :class:`LocalModel`.
+
+    A feature with a ``period``, ``[d]``, comes round: its change is the shortest, and its range the whole period.
+    """
 
     def __init__(
         self,
@@ -51,9 +54,11 @@ class GaussianModel(LocalModel):
         lr: float,
         rng: torch.Generator,
         continuous: bool = False,
+        period: np.ndarray | None = None,
         **options: Any,
     ) -> None:
         super().__init__(graph, kappa, features, actions, hidden, lr, rng, features, continuous, **options)
+        self._period = None if period is None else tensor(period.astype(np.float32))
         for name, value in (("target_mean", 0.0), ("target_scale", 1.0), ("low", -torch.inf), ("high", torch.inf)):
             self._numbers(name, features + 1, value)
 
@@ -70,10 +75,21 @@ class GaussianModel(LocalModel):
         """Next observations and rewards by every member within the data's range, ``[ensemble, n, N, d + 1]``."""
         outcome = self._outputs(obs, action) * self.target_scale + self.target_mean
         outcome[..., :-1] += tensor(obs).transpose(0, 1)
+        if self._period is not None:
+            turns = torch.floor(outcome[..., :-1] / self._period)
+            outcome[..., :-1] -= torch.where(turns == 0, 0.0, turns * self._period)  # 0 times inf is none of either
         return torch.clamp(outcome, self.low, self.high)
 
+    def _change(self, before: Tensor, after: Tensor) -> Tensor:
+        """From one observation to another, ``[..., d]``; the short way round."""
+        change = after - before
+        if self._period is None:
+            return change
+        turns = torch.round(change / self._period)
+        return change - torch.where(turns == 0, 0.0, turns * self._period)
+
     def _normalize(self, obs: Tensor, next_obs: Tensor, reward: Tensor, alive: Tensor) -> None:
-        target = torch.cat([next_obs - obs, reward[..., None]], dim=-1).transpose(0, 1)
+        target = torch.cat([self._change(obs, next_obs), reward[..., None]], dim=-1).transpose(0, 1)
         delta_mean, delta_scale = moments(target[..., :-1])
         reward_mean, reward_scale = moments(target[:, alive, -1:])
         self.target_mean = torch.cat([delta_mean, reward_mean], dim=-1)
@@ -81,11 +97,14 @@ class GaussianModel(LocalModel):
         # Branches start at obs, so both ends of every transition belong to the range.
         low = torch.minimum(obs.amin(dim=0), next_obs.amin(dim=0))
         high = torch.maximum(obs.amax(dim=0), next_obs.amax(dim=0))
+        if self._period is not None:
+            low = torch.where(self._period < torch.inf, 0.0, low)
+            high = torch.where(self._period < torch.inf, self._period, high)
         self.low = torch.cat([low, reward[alive].amin(dim=0)[:, None]], dim=-1)[:, None]
         self.high = torch.cat([high, reward[alive].amax(dim=0)[:, None]], dim=-1)[:, None]
 
     def _targets(self, obs: Tensor, next_obs: Tensor, reward: Tensor) -> Tensor:
-        target = torch.cat([next_obs - obs, reward[..., None]], dim=-1).transpose(0, 1).contiguous()
+        target = torch.cat([self._change(obs, next_obs), reward[..., None]], dim=-1).transpose(0, 1).contiguous()
         return (target - self.target_mean) / self.target_scale
 
     def _error(self, outputs: Tensor, target: Tensor, alive: Tensor) -> Tensor:
@@ -96,9 +115,14 @@ class GaussianModel(LocalModel):
     @torch.no_grad()
     def error(self, obs: np.ndarray, action: np.ndarray, next_obs: np.ndarray) -> float:
         """Mean squared error of the next observation, in units of the variance of its changes."""
-        predicted, _ = _split(self._outcome(obs, action).mean(dim=0))
-        error = (predicted - next_obs) / self.target_scale[:, 0, :-1].cpu().numpy()
-        return float((error**2).mean())
+        wrong = self._change(tensor(next_obs), tensor(self._mean(obs, action))).cpu().numpy()
+        return float(((wrong / self.target_scale[:, 0, :-1].cpu().numpy()) ** 2).mean())
+
+    def _mean(self, obs: np.ndarray, action: np.ndarray) -> np.ndarray:
+        """The next observations ``[N, n, d]`` that the members predict together, the short way round."""
+        members = self._outcome(obs, action)[..., :-1]
+        together = members[0] + self._change(members[0], members).mean(dim=0) if self.ensemble > 1 else members[0]
+        return together.transpose(0, 1).cpu().numpy()
 
     @torch.no_grad()
     def open_loop_errors(self, new: Trajectory, horizon: int) -> np.ndarray | None:
@@ -114,8 +138,9 @@ class GaussianModel(LocalModel):
         t, b = np.array(windows).T
         obs, errors = new.obs[t, b], np.empty(horizon)
         for step in range(horizon):
-            obs, _ = _split(self._outcome(obs, new.action[t + step, b]).mean(dim=0))
-            errors[step] = np.sqrt(((obs - new.next_obs[t + step, b]) ** 2).mean())
+            obs = self._mean(obs, new.action[t + step, b])
+            wrong = self._change(tensor(new.next_obs[t + step, b]), tensor(obs)).cpu().numpy()
+            errors[step] = np.sqrt((wrong**2).mean())
         return errors
 
 

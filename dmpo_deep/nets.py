@@ -43,11 +43,11 @@ def keep_freed_memory() -> None:
     By default glibc hands blocks of this size back to the system and asks for them anew in every layer of every
     gradient step, page by page; that takes a tenth of an update and more (``benchmarks/train.py``).
     """
-    settings = {"M_MMAP_THRESHOLD": -3, "M_TRIM_THRESHOLD": -1}  # malloc.h
+    mmap_threshold, trim_threshold = -3, -1  # malloc.h
     with suppress(OSError, AttributeError, TypeError):  # another C library
         mallopt = ctypes.CDLL(None).mallopt
-        for setting in settings.values():
-            mallopt(setting, 2**30)
+        if mallopt(mmap_threshold, 2**30) or mallopt(mmap_threshold, 2**25):  # the most that older ones accept
+            mallopt(trim_threshold, 2**30)
 
 
 @contextmanager

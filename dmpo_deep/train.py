@@ -63,7 +63,9 @@ def train(
     run that was stopped or killed continues from it bit for bit, and a finished one can be given more steps: then the
     evaluation at its end is taken back unless it was due. What looks wrong, such as a policy below random play, is
     said on stderr and in ``warnings.txt``. The first Ctrl-C lets the epoch finish and writes a checkpoint, the second
-    one stops at once. Networks compute on the device at hand, :func:`dmpo_deep.nets.on_device`, the CPU by default.
+    one stops at once. The process keeps the memory of dead tensors from then on
+    (:func:`dmpo_deep.nets.keep_freed_memory`). Networks compute on the device at hand,
+    :func:`dmpo_deep.nets.on_device`, the CPU by default.
 
     Args:
         task: the task's id, or ``TASK:SOURCE``.

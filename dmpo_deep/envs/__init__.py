@@ -64,6 +64,8 @@ class NetworkedEnv(RolloutEnv, Protocol):
     agents have different numbers of actions, ``MultiDiscrete`` of those ``n`` numbers for actions ``[B, n]``."""
     observation_space: Box
     """Of one agent, shape ``(d,)``."""
+    period: np.ndarray | None
+    """After which each feature comes round, ``[d]``, as a place on a loop does; inf for others, None if none does."""
     n_states: tuple[int, ...] | None
     """``S_i`` of agents with finitely many states, whose observations are their one-hot codes; None for all others."""
     horizon: int

@@ -121,6 +121,7 @@ class SignalGrid(Simulated):
     """
 
     task = "atsc"
+    period: np.ndarray | None = None
     n_states: tuple[int, ...] | None = None
     warmup_steps = 0
     measures: Sequence[str] = SYSTEM[:4]

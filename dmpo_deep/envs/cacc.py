@@ -99,6 +99,7 @@ class Platoon:
     """
 
     action_space: Discrete | MultiDiscrete | Box = Discrete(len(GAINS))
+    period: np.ndarray | None = None
     n_states: tuple[int, ...] | None = None
     horizon = HORIZON
     warmup_steps = 0

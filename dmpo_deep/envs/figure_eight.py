@@ -111,6 +111,7 @@ class FigureEight(Simulated):
         self.action_space: Discrete | MultiDiscrete | Box = Box(-largest, largest, (1,), np.float64)
         highest = np.array([np.inf, 1, np.inf, np.inf] if self._local else [np.inf, 1], np.float32)
         self.observation_space: Box = Box(np.zeros_like(highest), highest)
+        self.period: np.ndarray | None = np.where(highest == 1, 1.0, np.inf)
         self.lap = lap_length(radius)
         """Length of the lap in m."""
         self._centers = np.array(centers(radius))

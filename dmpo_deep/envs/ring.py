@@ -169,6 +169,7 @@ class Ring:
         self.action_space: Discrete | MultiDiscrete | Box = Box(-largest, largest, (1,), np.float64)
         highest = [np.inf] * 3 if self._local else [1.0, 1.0]
         self.observation_space: Box = Box(np.zeros(len(highest), np.float32), np.array(highest, np.float32))
+        self.period: np.ndarray | None = None if self._local else np.array([np.inf, 1.0])
         self._order = np.argsort(sorted(range(n), key=str)) if actions == "original" else None
         self._learns, self._human = self.learning if humans else slice(None), np.flatnonzero(human)
         self._driver = np.where(human, np.array(HUMAN)[:, None], np.array(SAFE)[:, None]) if humans else SAFE

@@ -52,6 +52,7 @@ class Tabular:
     task = "tabular"
     warmup_steps = 0
     measures: Sequence[str] = ()
+    period: np.ndarray | None = None
     outcomes: Sequence[str] = ()
 
     def __init__(

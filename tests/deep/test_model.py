@@ -40,12 +40,46 @@ def linear_data(rng, steps=40, copies=50):
     return graph, Trajectory(*(np.stack(column) for column in zip(*rows, strict=True)))
 
 
-def fitted(trajectory, graph, steps=600):
-    model = GaussianModel(graph, 1, D, ACTIONS, (32,), 3e-3, torch.Generator().manual_seed(0))
+def fitted(trajectory, graph, steps=600, period=None):
+    model = GaussianModel(graph, 1, D, ACTIONS, (32,), 3e-3, torch.Generator().manual_seed(0), period=period)
     data = TransitionBuffer(10_000)
     data.add(trajectory)
     model.fit(data, steps, 128, np.random.default_rng(1))
     return model
+
+
+def places_on_a_loop(rng, steps=60, copies=30):
+    """Everybody goes round a loop of length 1 at a speed that actions change; the reward is the speed."""
+    graph = ring(N)
+    speed = rng.uniform(0.005, 0.02, size=(copies, N))
+    place = rng.random((copies, N))
+    rows = []
+    for t in range(steps):
+        action = rng.integers(ACTIONS, size=(copies, N))
+        faster = np.clip(speed + 0.002 * (action - 1), 0.0, 0.03)
+        x, following = (np.stack(pair, axis=-1) for pair in ((speed, place), (faster, (place + faster) % 1.0)))
+        x, following = x.astype(np.float32), following.astype(np.float32)
+        never, index = np.zeros(copies, dtype=bool), np.full(copies, t)
+        reward = faster.astype(np.float32)
+        rows.append((x, action, np.zeros((copies, N)), reward, following, never, never, index, np.zeros(copies)))
+        speed, place = faster, (place + faster) % 1.0
+    return graph, Trajectory(*(np.stack(column) for column in zip(*rows, strict=True)))
+
+
+def test_a_place_on_a_loop_comes_round():
+    graph, trajectory = places_on_a_loop(np.random.default_rng(0))
+    _, fresh = places_on_a_loop(np.random.default_rng(1))
+    wrong = {}
+    for period in (None, np.array([np.inf, 1.0])):
+        model = fitted(trajectory, graph, period=period)
+        predicted = model.predict(fresh.obs.reshape(-1, N, D), fresh.action.reshape(-1, N), RNG)[0]
+        off = np.abs(predicted - fresh.next_obs.reshape(-1, N, D))[..., 1]
+        wrong[period is None] = np.sqrt((np.minimum(off, 1 - off) ** 2).mean())
+        assert ((predicted[..., 1] >= 0) & (predicted[..., 1] <= 1)).all()
+    assert wrong[False] < 0.002
+    assert wrong[True] > 5 * wrong[False]
+    assert model.open_loop_errors(fresh, 25)[-1] < 0.02
+    assert model.one_step_error(fresh) < 0.1
 
 
 def test_model_learns_a_linear_system_and_keeps_to_it_for_25_steps():
