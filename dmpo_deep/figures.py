@@ -1,4 +1,4 @@
-"""The paper's figures, made again from results: Fig. 4, learning; Fig. 5, radii; Fig. 6, signals.
+"""The paper's figures, made again from results: Fig. 4, learning; 5, radii; 6, signals; 7, what trained policies do.
 
 Each has a plan of runs in ``plans/``. Everything is interquartile means over seeds with bootstrap 95 % intervals, on
 evaluations of the sampled policy, every environment step counted.
@@ -6,26 +6,35 @@ evaluations of the sampled policy, every environment step counted.
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from dmpo_deep.envs import make_env
+from dmpo_deep.envs.traffic import DT
+from dmpo_deep.evaluate import load_agents
 from dmpo_deep.intervals import interquartile_mean
+from dmpo_deep.pictures import record, sampled
 from dmpo_deep.report import COLORS, COLUMN_WIDTH, collect, draw_curves, reference_levels, save
 from dmpo_deep.results import Result
 from dmpo_deep.summary import value_at
 
 PLANS = Path(__file__).parent / "plans"
+FAR = 20.0
+"""Metres that no car goes in a step."""
 
 
 class PaperFigure(NamedTuple):
     """A figure of the paper."""
 
     title: str
-    draw: Callable[[Sequence[Result], Path], None]
-    """From results to files at a path without suffix."""
+    draw: Callable[[Sequence[Any], Path], None]
+    """From results, or run directories, to files at a path without suffix."""
+    plays: bool = False
+    """Whether it plays the trained policies, and so is drawn from run directories."""
 
 
 def learning(results: Sequence[Result], path: Path) -> None:
@@ -105,9 +114,47 @@ def signals(results: Sequence[Result], path: Path) -> None:
     save(figure, path)
 
 
+def profiles(runs: Sequence[Path], path: Path) -> None:
+    """Fig. 7: the sampled policies of runs in their first evaluation episode, a row a run.
+
+    Headways and speeds of the first, a middle and the last car of a platoon; places and speeds of four cars in a row on
+    a loop. The numbers are written to a CSV file beside.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(COLUMN_WIDTH, 0.3 + 1.5 * len(runs)), layout="constrained", dpi=300)
+    with path.with_suffix(".csv").open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["task", "car", "seconds", "position", "speed", "headway"])
+        for row, run in zip(figure.subplots(len(runs), 2, squeeze=False), runs, strict=True):
+            agents, config = load_agents(run)
+            options = config.preset.environment
+            cars = record(config.task, sampled(agents), options)
+            steps, n = cars.speed.shape
+            loop = make_env(config.task, 1, **options).period is not None
+            shown = range(4) if loop else (0, n // 2, n - 1)
+            seconds = np.arange(steps) * DT
+            for color, car in zip(COLORS, shown, strict=False):
+                place = cars.position[:, car]
+                unbroken = np.where(np.abs(np.diff(place, prepend=place[0])) > FAR, np.nan, place)  # not across the end
+                row[0].plot(seconds, unbroken if loop else cars.headway[:, car], color=color, linewidth=0.8)
+                row[1].plot(seconds, cars.speed[:, car], color=color, linewidth=0.8, label=f"car {car + 1}")
+                for t in range(steps):
+                    told = (cars.position[t, car], cars.speed[t, car], cars.headway[t, car])
+                    writer.writerow([config.task, car + 1, f"{seconds[t]:.1f}", *(f"{x:.4g}" for x in told)])
+            row[0].set_ylabel(f"{config.task}: {'place' if loop else 'headway'} (m)", fontsize=7)
+            row[1].set_ylabel("speed (m/s)", fontsize=7)
+            row[1].legend(fontsize=5, frameon=False, ncols=2)
+            for axes in row:
+                axes.set_xlabel("time (s)", fontsize=7)
+                axes.tick_params(labelsize=6)
+    save(figure, path)
+
+
 FIGURES: Mapping[str, PaperFigure] = {
     "fig4": PaperFigure("learning curves on the vehicle tasks", learning),
     "fig5": PaperFigure("radii of critics and models on catch-up and the ring", radii),
     "fig6": PaperFigure("signals: learning curves and model error", signals),
+    "fig7": PaperFigure("what trained policies do: platoon and figure eight", profiles, plays=True),
 }
 """Those that can be made, by name; ``plans/NAME.toml`` says what is trained for each."""

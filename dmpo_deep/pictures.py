@@ -1,4 +1,4 @@
-"""Section VI's profiles: what one episode of a task looks like under a controller."""
+"""Section VI's profiles: what one episode of a task looks like under a controller or a trained policy."""
 
 from __future__ import annotations
 
@@ -9,16 +9,24 @@ from typing import Any
 
 import numpy as np
 
-from dmpo_deep.envs import ENVIRONMENTS, evaluation_env
+from dmpo_deep.envs import ENVIRONMENTS, Policy, evaluation_env
 from dmpo_deep.envs.traffic import DT, Traffic
-from dmpo_deep.evaluate import EVALUATION_RANDOMNESS, chosen_controllers
+from dmpo_deep.evaluate import EVALUATION_RANDOMNESS
+from dmpo_deep.learner import Population
+
+Driver = Callable[[Any], Policy]
+"""Makes the policy of an episode from its environment."""
 
 
-def _episode(task: str, controller: str, options: Mapping[str, Any]) -> Iterator[tuple[Any, dict[str, Any]]]:
+def sampled(agents: Population) -> Driver:
+    """Trained agents at the wheel, their actions sampled."""
+    return lambda env: agents.policy()
+
+
+def _episode(task: str, driver: Driver, options: Mapping[str, Any]) -> Iterator[tuple[Any, dict[str, Any]]]:
     """The environment before each step of the first evaluation episode, and what that step measures, to its end."""
     env: Any = evaluation_env(task, **options)
-    [chosen] = chosen_controllers(task, controller).values()
-    policy, acts, starts = chosen.make(env), np.random.default_rng(0), np.random.default_rng(EVALUATION_RANDOMNESS)
+    policy, acts, starts = driver(env), np.random.default_rng(0), np.random.default_rng(EVALUATION_RANDOMNESS)
     with closing(env):
         obs, ended = env.reset(starts), False
         while not ended:
@@ -31,13 +39,13 @@ def _episode(task: str, controller: str, options: Mapping[str, Any]) -> Iterator
                 env.reset(starts, terminated | truncated)
 
 
-def record(task: str, controller: str, options: Mapping[str, Any]) -> Traffic:
+def record(task: str, driver: Driver, options: Mapping[str, Any]) -> Traffic:
     """The states of cars before each step of the first evaluation episode, ``[steps, cars]`` each, to its end."""
-    frames = [env.traffic() for env, _ in _episode(task, controller, options)]
+    frames = [env.traffic() for env, _ in _episode(task, driver, options)]
     return Traffic(*(np.array([vars(frame)[name][0] for frame in frames]) for name in vars(frames[0])))
 
 
-def draw(task: str, controller: str, options: Mapping[str, Any], path: Path) -> None:
+def draw(task: str, driver: Driver, options: Mapping[str, Any], path: Path) -> None:
     """Draw the first evaluation episode of a task.
 
     Cars: a time-space diagram, coloured by speed, beside the headways of all cars. Signals: the vehicles that each one
@@ -45,7 +53,7 @@ def draw(task: str, controller: str, options: Mapping[str, Any], path: Path) -> 
 
     Args:
         task: the task's id.
-        controller: one of its reference controllers, or a file of a search.
+        driver: makes the policy, such as that of a reference controller.
         options: the task's options.
         path: file to write; its suffix chooses the format.
 
@@ -57,14 +65,14 @@ def draw(task: str, controller: str, options: Mapping[str, Any], path: Path) -> 
     drawn = next((draws for method, draws in _DRAWN.items() if hasattr(kind, method)), None)
     if drawn is None:
         raise ValueError(f"there is no picture of {task}: it has neither cars nor signals; leave out --picture")
-    drawn(task, controller, options, path)
+    drawn(task, driver, options, path)
 
 
-def _draw_signals(task: str, controller: str, options: Mapping[str, Any], path: Path) -> None:
+def _draw_signals(task: str, driver: Driver, options: Mapping[str, Any], path: Path) -> None:
     from matplotlib.figure import Figure
 
     waiting, steps = [], []
-    for env, measured in _episode(task, controller, options):
+    for env, measured in _episode(task, driver, options):
         state, (index, real) = env.signals(), env.incoming
         waiting.append((state.halting[0][index] * real).sum(axis=-1) + state.backlog[0])
         steps.append(measured)
@@ -90,10 +98,10 @@ def _draw_signals(task: str, controller: str, options: Mapping[str, Any], path: 
     figure.savefig(path)
 
 
-def _draw_cars(task: str, controller: str, options: Mapping[str, Any], path: Path) -> None:
+def _draw_cars(task: str, driver: Driver, options: Mapping[str, Any], path: Path) -> None:
     from matplotlib.figure import Figure
 
-    cars = record(task, controller, options)
+    cars = record(task, driver, options)
     steps, n = cars.speed.shape
     time = np.arange(steps) * DT
     figure = Figure(figsize=(7.0, 2.8), layout="constrained", dpi=200)

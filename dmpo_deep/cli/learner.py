@@ -150,10 +150,11 @@ def evaluate(
         skip: steps at the start of each episode that speeds and headways leave out.
         out: CSV file, one row per policy and draw; by default evaluation.csv inside a run, written anew each time.
         overwrite: replace an existing OUT or PICTURE.
-        picture: also draw the controller's first episode: cars in time and space, or who waits at which signal.
+        picture: also draw the first episode of the controller, or of the run's sampled policy: cars in time and space,
+            or who waits at which signal.
     """
     require("torch", "safetensors", "gymnasium")
-    from dmpo_deep.evaluate import check_file, default_out, evaluate
+    from dmpo_deep.evaluate import check_file, chosen_controllers, default_out, evaluate, load_agents
     from dmpo_deep.presets import task_options
 
     options = task_options([pair for given in set for pair in given])
@@ -164,14 +165,19 @@ def evaluate(
 
         if picture.suffix[1:] not in (known := FigureCanvasBase.get_supported_filetypes()):
             raise ValueError(f"{picture} has no suffix of a picture; give one of {', '.join(sorted(known))}")
-        if controller is None:
+        if controller is None and default_out(target) is None:
             raise ValueError("--picture shows one controller; choose it with --controller")
     for name, result in evaluate(target, controller, out, overwrite, options, skip).items():
         print(f"{name}: {result}")
-    if picture is not None and controller is not None:
-        from dmpo_deep.pictures import draw
+    if picture is not None:
+        from dmpo_deep.pictures import draw, sampled
 
-        draw(target, controller, options, picture)
+        if controller is None:
+            agents, config = load_agents(Path(target))
+            draw(config.task, sampled(agents), config.preset.environment, picture)
+        else:
+            [chosen] = chosen_controllers(target, controller).values()
+            draw(target, chosen.make, options, picture)
     written = [str(path) for path in (out or default_out(target), picture) if path is not None]
     print(f"Results: {' '.join(written) or 'above; --out FILE writes one row per policy and draw'}")
 

@@ -104,20 +104,23 @@ def reproduce(
     figure: Positional[str],
     out: Path | None = None,
     results: Path = Path("results"),
+    runs: Path | None = None,
     as_is: bool = False,
     workers: int = 0,
     engine: str = "processes",
 ) -> None:
-    """Make a figure of the paper again: fig4 (learning), fig5 (radii) or fig6 (signals).
+    """Make a figure of the paper again: fig4 (learning), fig5 (radii), fig6 (signals) or fig7 (trained policies).
 
     Runs of the figure's plan, dmpo_deep/plans/, that RESULTS holds already are taken from there, unless they are stale;
-    the others are trained, under OUT/runs, like a sweep: the same command goes on where it was stopped.
+    the others are trained like a sweep: the same command goes on where it was stopped. Fig. 7 plays the policies, so
+    that it always needs the runs themselves.
 
     Args:
         figure: its name.
-        out: folder for the figure, its summary and the runs; runs/FIGURE by default.
+        out: folder for the figure and its summary; runs/FIGURE by default.
         results: folder of results, see dmpo collect.
-        as_is: train nothing; draw what RESULTS and OUT hold of the plan, whole runs only.
+        runs: folder of the run directories; OUT/runs by default.
+        as_is: train nothing; draw what RESULTS and RUNS hold of the plan, whole runs only.
         workers: runs at a time; as many as there are cores by default.
         engine: as of dmpo sweep.
     """
@@ -130,34 +133,34 @@ def reproduce(
 
     if figure not in FIGURES:
         raise unknown_name("figure", figure, FIGURES)
-    folder = out or Path("runs") / figure
-    known = {result.id: result for result in read(results)}
+    folder, chosen = out or Path("runs") / figure, FIGURES[figure]
+    trained = runs or folder / "runs"
+    known = {} if chosen.plays else {result.id: result for result in read(results)}
     jobs = {}
     for job in read_plan(PLANS / f"{figure}.toml"):
         assert isinstance(job, Training)
         config = job.config()
         jobs[run_id(config.task, job.algo, job.seed, job.eval_every, config.identity["preset"])] = job
 
-    def there(key: str) -> bool:
+    def whole(key: str) -> bool:
         return key in known and not known[key].stale and known[key].steps >= jobs[key].steps
 
-    missing = {key: job for key, job in jobs.items() if not there(key)}
+    missing = {key: job for key, job in jobs.items() if not whole(key)}
     if missing and not as_is:
-        print(f"{len(missing)} of {len(jobs)} runs are not in {results}")
-        run_jobs(list(missing.values()), folder / "runs", workers, engine)
+        print(f"{len(missing)} of {len(jobs)} runs are {'wanted' if chosen.plays else f'not in {results}'}")
+        run_jobs(list(missing.values()), trained, workers, engine)
     for key, job in missing.items():
         with contextlib.suppress(FileNotFoundError, ValueError):  # not begun, or without an evaluation
-            known[key] = from_run(folder / "runs" / job.name)
-    drawn = [known[key] for key in jobs if there(key)]
+            known[key] = from_run(trained / job.name)
+    drawn = [key for key in jobs if whole(key)]
     if not drawn:
-        raise ValueError(f"neither {results} nor {folder / 'runs'} holds a whole run of {figure}; leave out --as-is")
+        raise ValueError(f"neither {results} nor {trained} holds a whole run of {figure}; leave out --as-is")
     folder.mkdir(parents=True, exist_ok=True)
-    FIGURES[figure].draw(drawn, folder / figure)
-    summary.write(summary.rows(drawn), folder)
-    print(f"{figure}: {FIGURES[figure].title}, from {len(drawn)} of {len(jobs)} runs")
-    print(
-        f"Results: {folder} ({figure}.png, {figure}.pdf, summary.csv, summary.md; next: dmpo collect {folder}/runs/*)"
-    )
+    sources = [trained / jobs[key].name for key in drawn] if chosen.plays else [known[key] for key in drawn]
+    chosen.draw(sources, folder / figure)
+    summary.write(summary.rows(known[key] for key in drawn), folder)
+    print(f"{figure}: {chosen.title}, from {len(drawn)} of {len(jobs)} runs")
+    print(f"Results: {folder} ({figure}.png, {figure}.pdf, summary.csv, summary.md; next: dmpo collect {trained}/*)")
 
 
 def run_jobs(jobs: Sequence[Job], out: Path, workers: int, engine: str = "processes") -> None:

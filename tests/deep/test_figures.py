@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,8 @@ pytest.importorskip("matplotlib")
 
 from dmpo_deep import cli, figures
 from dmpo_deep.cli.sweep import read_plan
+from dmpo_deep.config import read_config
+from dmpo_deep.envs import evaluation_env
 from dmpo_deep.figures import FIGURES, PLANS
 from dmpo_deep.results import Result, from_run, read
 from dmpo_deep.sweep import check
@@ -38,13 +41,27 @@ def test_plans_can_be_run(name: str) -> None:
     check(list(read_plan(PLANS / f"{name}.toml")))
 
 
-@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.parametrize("name", [name for name, figure in FIGURES.items() if not figure.plays])
 def test_figures_can_be_drawn(result: Result, tmp_path: Path, name: str) -> None:
     pairs = [(), ("kappa_critic=0",), ("kappa_critic=1",), ("kappa_model=0",), ("kappa_critic=1", "kappa_model=1")]
     varied = pairs[1:] if name == "fig5" else pairs[:1]
     several = [replace(result, overrides=overrides, seed=seed) for overrides in varied for seed in range(3)]
     FIGURES[name].draw(several, tmp_path / name)
     assert {path.name for path in tmp_path.iterdir()} == {f"{name}.png", f"{name}.pdf"}
+
+
+def test_profiles_are_those_of_the_first_evaluation_episode(tmp_path: Path) -> None:
+    run = small("dppo", tmp_path / "run", steps=200)
+    FIGURES["fig7"].draw([run], tmp_path / "fig7")
+    with (tmp_path / "fig7.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    config = read_config(run)
+    env = evaluation_env(config.task, **config.preset.environment)
+    env.reset(np.random.default_rng(0))
+    assert {row["car"] for row in rows} == {"1", "5", "8"}
+    for car, row in zip((0, 4, 7), (row for row in rows if row["seconds"] == "0.0"), strict=True):
+        assert float(row["headway"]) == pytest.approx(env.traffic().headway[0, car], rel=1e-3)
+    assert (tmp_path / "fig7.png").stat().st_size > 10_000
 
 
 def test_radii_are_told_apart(result: Result, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
