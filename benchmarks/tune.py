@@ -1,6 +1,7 @@
 """A search of equal budget for every algorithm: as many candidates, environment steps and training seeds for each.
 
 python benchmarks/tune.py catchup --out tuning.json
+python benchmarks/tune.py slowdown --seeds 3 --tried environment.collision_scale=1 environment.collision_scale=0.5 --out x
 
 Every candidate differs from the preset ``tuned`` by the listed overrides; the first is the preset itself. It is trained
 on training seeds, which start at 100, and the sampled policy then plays 64 episodes of training draws. Evaluation draws
@@ -69,11 +70,14 @@ def main() -> None:
     parser.add_argument("--algorithms", nargs="+", default=list(CANDIDATES), choices=list(CANDIDATES))
     parser.add_argument("--steps", type=int, default=12_000)
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument(
+        "--tried", nargs="+", help="overrides, each a candidate of every algorithm, instead of the list"
+    )
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     found = []
     for algo in options.algorithms:
-        for overrides in CANDIDATES[algo]:
+        for overrides in [(), *((pair,) for pair in options.tried)] if options.tried else CANDIDATES[algo]:
             levels, start = [], time.process_time()
             for seed in range(100, 100 + options.seeds):
                 with tempfile.TemporaryDirectory() as folder:
