@@ -1,7 +1,8 @@
-"""A search of equal budget for every algorithm: as many candidates, environment steps and training seeds for each.
+r"""A search of equal budget for every algorithm: as many candidates, environment steps and training seeds for each.
 
 python benchmarks/tune.py catchup --out tuning.json
-python benchmarks/tune.py slowdown --seeds 3 --tried environment.collision_scale=1 environment.collision_scale=0.5 --out x
+python benchmarks/tune.py slowdown --seeds 3 --out scale.json \
+    --tried environment.collision_scale=1 environment.collision_scale=0.5
 
 Every candidate differs from the preset ``tuned`` by the listed overrides; the first is the preset itself. It is trained
 on training seeds, which start at 100, and the sampled policy then plays 64 episodes of training draws. Evaluation draws
