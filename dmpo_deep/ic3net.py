@@ -49,7 +49,7 @@ class Memory(NamedTuple):
         """Empty in the copies ``where [B]``."""
         return Memory(*(part.masked_fill(where.view(1, -1, *[1] * (part.ndim - 2)), 0.0) for part in self))
 
-    def of(self, copies: Tensor) -> Memory:
+    def of(self, copies: Tensor | slice) -> Memory:
         """Of some copies."""
         return Memory(*(part[:, copies] for part in self))
 
@@ -251,7 +251,7 @@ class TalkingAgents:
         logged = dict(zip(names, torch.stack(rows).mean(dim=0).tolist(), strict=True))
         return logged | {"gates_open": self._talked}
 
-    def _relive(self, talk: Talk, copies: Tensor | None = None) -> tuple[Said, Memory]:
+    def _relive(self, talk: Talk, copies: Tensor | slice | None = None) -> tuple[Said, Memory]:
         copies = torch.arange(talk.gates.shape[1]) if copies is None else copies
         obs, ended = tensor(talk.data.obs)[:, copies], tensor(talk.data.ended)[:, copies]
         gates = tensor(talk.gates).to(talk.start.hidden.dtype)[:, copies].transpose(1, 2)

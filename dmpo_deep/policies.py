@@ -37,12 +37,13 @@ class Categorical(nn.Module):
 
     def __init__(self, actions: Sequence[int]) -> None:
         super().__init__()
-        self.outputs = max(actions)
+        self.outputs, self._alike = max(actions), len(set(actions)) == 1
         self.register_buffer("missing", beyond(actions), persistent=False)
 
     def log_probabilities(self, outputs: Tensor) -> Tensor:
         """``log pi_i(.)``, ``[n, N, A]``; ``NEVER`` where there is no such action."""
-        return torch.log_softmax(outputs.mT.masked_fill(self.missing.mT, NEVER), dim=1).mT  # samples last, as in nets
+        logits = outputs.mT  # samples last, as in nets
+        return torch.log_softmax(logits if self._alike else logits.masked_fill(self.missing.mT, NEVER), dim=1).mT
 
     def evaluate(self, outputs: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
         """Log-probabilities of actions ``[n, N]`` and entropies in nats, ``[n, N]`` each, at outputs ``[n, N, A]``."""

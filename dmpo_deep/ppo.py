@@ -86,10 +86,28 @@ def divergence(log_prob: Tensor, old_log_prob: Tensor) -> Tensor:
     return (change.exp() - 1 - change).mean(dim=1)
 
 
-def minibatches(size: int, count: int, rng: np.random.Generator) -> Iterator[Tensor]:
+Samples = Tensor | slice
+"""Indices, or a stretch, which needs no copy."""
+
+
+def minibatches(size: int, count: int, rng: np.random.Generator) -> Iterator[Samples]:
     """A random partition of ``range(size)`` into ``count`` nearly equal parts; a single part is in order."""
-    order = rng.permutation(size) if count > 1 else np.arange(size)
-    yield from tensor(order).tensor_split(count)
+    if count == 1:
+        yield slice(0, size)
+    else:
+        yield from tensor(rng.permutation(size)).tensor_split(count)
+
+
+def cut(samples: Samples, size: int) -> list[Samples]:
+    """Consecutive pieces of at most ``size`` samples."""
+    if isinstance(samples, slice):
+        return [slice(k, min(k + size, samples.stop)) for k in range(samples.start, samples.stop, size)]
+    return list(torch.split(samples, size))
+
+
+def length(samples: Samples) -> int:
+    """How many there are."""
+    return samples.stop - samples.start if isinstance(samples, slice) else len(samples)
 
 
 IN_CACHE, FEWEST = 2**19, 2**8
@@ -200,7 +218,7 @@ class Piece(NamedTuple):
     """Part of a batch: some samples of a crew."""
 
     crew: Crew
-    samples: Tensor
+    samples: Samples
     share: float
     """Of an agent's samples in the minibatch."""
 
@@ -244,7 +262,7 @@ class Agents(LocalAgents):
                 rows.append(torch.cat([actor, critic]))
             self.gradient_steps += preset.minibatches
             if count == preset.updates or preset.kl_stop < math.inf:
-                kl = self._divergence(batch, self._pieces(torch.arange(batch.target.shape[1]), crews))
+                kl = self._divergence(batch, self._pieces(slice(0, batch.target.shape[1]), crews))
                 going &= kl <= preset.kl_stop
         require_finite("actor", self.actor)
         require_finite("critic", self.critic)
@@ -260,11 +278,11 @@ class Agents(LocalAgents):
         heard = self.actor.net.gather(obs), self.critic.gather(obs)
         return Batch(*heard, agents_first(action), agents_first(old), advantage, target)
 
-    def _pieces(self, part: Tensor, crews: Sequence[Crew]) -> Iterator[Piece]:
+    def _pieces(self, part: Samples, crews: Sequence[Crew]) -> Iterator[Piece]:
         """The samples ``part`` of every crew, cut into pieces whose hidden layers stay in the cache."""
         for crew in crews:
             size = max(1, IN_CACHE // ((crew.agents.stop - crew.agents.start) * max(self.preset.hidden)))
-            yield from (Piece(crew, samples, len(samples) / len(part)) for samples in torch.split(part, size))
+            yield from (Piece(crew, samples, length(samples) / length(part)) for samples in cut(part, size))
 
     def _actor_losses(self, batch: Batch, pieces: Iterable[Piece], means: Tensor) -> Iterator[Tensor]:
         """Eq. 10 piece by piece; adds surrogate, entropy and share of clipped ratios to ``means``."""
