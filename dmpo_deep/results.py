@@ -18,8 +18,9 @@ from typing import Any
 
 from dmpo_deep import DEFAULT_PRESET, log
 from dmpo_deep.algorithms import TITLES
-from dmpo_deep.config import read_config
+from dmpo_deep.config import read_config, to_config
 from dmpo_deep.golden import digest
+from dmpo_deep.presets import get_preset, key_values, override
 
 RUNS = "runs.csv"
 RUN_COLUMNS = ("run", "task", "algo", "preset", "overrides", "seed", "steps", "eval_every", "trace")
@@ -76,8 +77,12 @@ class Result:
 
     @property
     def stale(self) -> bool:
-        """Whether the present code would come to something else."""
-        return self.trace != digest(self.task, self.algo)
+        """Whether the same command would come to something else now: another golden trace, or another preset."""
+        try:
+            preset = override(get_preset(self.task, self.algo, self.preset), key_values(self.overrides))
+        except ValueError:
+            return True
+        return self.trace != digest(self.task, self.algo) or to_config(preset) != self.hyperparameters
 
 
 def run_id(task: str, algo: str, seed: int, eval_every: int, hyperparameters: Mapping[str, Any]) -> str:
@@ -216,17 +221,23 @@ def add(new: Iterable[Result], folder: Path) -> list[Result]:
 
 
 def gather(sources: Sequence[Path]) -> list[Result]:
-    """The runs in run directories and folders of results.
+    """The runs in run directories, and those in folders of results that are not stale.
 
     Raises:
         FileNotFoundError: a source is neither.
-        ValueError: no source, a damaged file, or a run without an evaluation.
+        ValueError: no source, a damaged file, a run without an evaluation, or a folder with stale results only.
     """
     if not sources:
         raise ValueError("no runs given; name at least one run directory, or a folder of results")
     found: list[Result] = []
     for source in sources:
-        found += read(source) if (source / RUNS).is_file() else [from_run(source)]
+        if not (source / RUNS).is_file():
+            found.append(from_run(source))
+            continue
+        fresh = [result for result in read(source) if not result.stale]
+        if not fresh:
+            raise ValueError(f"all results in {source} are stale; train them again, see dmpo reproduce")
+        found += fresh
     return found
 
 
@@ -235,8 +246,8 @@ def stale(results: Iterable[Result]) -> Iterator[str]:
     count = Counter((result.task, result.algo) for result in results if result.stale)
     for (task, algo), runs in sorted(count.items()):
         yield (
-            f"Stale: {runs} runs of {algo} on {task}, made by code with another golden trace than the present one, "
-            f"{digest(task, algo) or 'which has none'}; train them again"
+            f"Stale: {runs} runs of {algo} on {task}, made by code with another golden trace than the present one's, "
+            f"{digest(task, algo) or 'none'}, or with values that the preset no longer has; train them again"
         )
 
 

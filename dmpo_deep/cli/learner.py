@@ -189,16 +189,16 @@ def plot(runs: Positional[tuple[Path, ...]], out: Path, overwrite: bool = False)
     seeds on. They are compared at the steps at which all were evaluated; the column left_out counts the others.
 
     Args:
-        runs: run directories, and folders of results (dmpo collect).
+        runs: run directories, and folders of results (dmpo collect), of which stale ones are left out.
         out: folder for learning.png, learning.pdf, learning.csv, table.csv, summary.csv and summary.md; new or empty.
         overwrite: replace the results in OUT.
     """
     require("torch", "safetensors", "gymnasium", "matplotlib")
     from dmpo_deep.report import plot
-    from dmpo_deep.results import gather, stale
+    from dmpo_deep.results import read, stale
 
-    for said in stale(gather(runs)):
-        print(said)
+    for said in stale(result for run in runs for result in read(run)):
+        print(f"Left out. {said}")
     folder = plot(runs, out, overwrite)
     with (folder / "table.csv").open(newline="") as file:
         header, *rows = csv.reader(file)
@@ -210,7 +210,7 @@ def collect(runs: Positional[tuple[Path, ...]], into: Path = Path("results")) ->
     """Add runs to a folder of results: CSV files to commit, with config and commit of every run.
 
     The folder can be plotted like a run directory. Says which of its results are stale: made by code whose golden
-    trace, a short run that is kept with the code, was another one.
+    trace, a short run that is kept with the code, was another one, or with a preset that has changed since.
 
     Args:
         runs: run directories, or other folders of results.

@@ -72,6 +72,19 @@ def test_what_earlier_code_made_is_stale_and_gives_way(run: Path, tmp_path: Path
     assert not any(r.stale for r in add([old], tmp_path))
 
 
+def test_a_preset_that_changed_makes_results_stale(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dmpo_deep.presets import PRESETS
+
+    other = replace(PRESETS["catchup", "dmpo"]["tuned"], lam=0.5)
+    add([from_run(run)], tmp_path)
+    assert len(gather([tmp_path])) == 1
+    monkeypatch.setitem(PRESETS, ("catchup", "dmpo"), {"tuned": other})
+    assert from_run(run).stale
+    with pytest.raises(ValueError, match=r"all results in .* are stale"):
+        gather([tmp_path])
+    assert len(gather([run])) == 1
+
+
 @pytest.mark.parametrize("damage", ["config", "rows"])
 def test_damage_is_named(run: Path, tmp_path: Path, damage: str) -> None:
     add([from_run(run)], tmp_path)
