@@ -4,15 +4,13 @@ import dataclasses
 import json
 import math
 
-import numpy as np
 import pytest
 
 pytest.importorskip("torch")
 
+from benchmarks.charges import collision, driving
 from dmpo_deep.algorithms import ALGORITHMS
 from dmpo_deep.config import from_config, to_config
-from dmpo_deep.controllers import CONTROLLERS
-from dmpo_deep.envs import make_env
 from dmpo_deep.hyperparameters import ModelPreset, Preset, RecurrentPreset
 from dmpo_deep.presets import PRESETS, get_preset, override, paper_fields
 
@@ -162,23 +160,10 @@ def test_unknown_preset_names_the_nearest():
         get_preset("catchup", "dmpo", "tund")
 
 
-def best_cost_and_charge(task, options, gamma):
-    """What the best controller known costs an agent from the start, discounted in training units, and a crash."""
-    env, rng = make_env(task, 32, **{**options, "collision": "freeze"}, gamma=gamma), np.random.default_rng(0)
-    policy, obs, cost = CONTROLLERS[task]["linear"].make(env), env.reset(rng), 0.0
-    for t in range(env.horizon):
-        obs, reward, *_ = env.step(policy(obs, rng)[0])
-        cost -= gamma**t * float(reward.mean())
-    crash = make_env(task, 1, **{**options, "collision": "end"}, gamma=gamma)
-    return cost, -float(crash.termination(env.observe()[:1], np.zeros(1, dtype=int))[1][0])
-
-
 @pytest.mark.parametrize("task", ["catchup", "slowdown"])
 def test_crashing_at_once_is_never_the_best_thing_to_do(task):
     """Or else learning well means learning to crash: a fifth of the tail does it on slow-down, not on catch-up."""
     tuned = [presets["tuned"] for (on, _), presets in PRESETS.items() if on == task]
     for scale, gamma in {(preset.environment["collision_scale"], preset.gamma) for preset in tuned}:
-        cost, charge = best_cost_and_charge(task, {"collision_scale": scale}, gamma)
-        assert charge > 2 * cost
-    cost, charge = best_cost_and_charge("slowdown", {"collision_scale": 0.2}, 0.99)
-    assert charge < cost
+        assert collision(task, scale, gamma) > 2 * driving(task, "linear", gamma, copies=32)
+    assert collision("slowdown", 0.2) < driving("slowdown", "linear", copies=32)
