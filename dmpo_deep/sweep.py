@@ -108,8 +108,13 @@ class Training:
             if not ((folder / CONFIG).exists() or (folder / TRACEBACK).exists()):
                 raise FileExistsError(f"{folder} exists and is no run; move it, or give another --out")
             shutil.rmtree(folder)  # stopped before its first checkpoint: nothing to go on from
-        settings = {"preset": self.preset, "overrides": self.overrides, "eval_every": self.eval_every}
-        train(self.task, self.algo, self.seed, self.steps, folder, resume=begun, progress=False, **settings)  # type: ignore[arg-type]
+        train(
+            *(self.task, self.algo, self.seed, self.steps, folder, self.preset, self.overrides),
+            resume=begun,
+            eval_every=self.eval_every,
+            progress=False,
+            interruptible=False,
+        )
 
 
 class Outcome(NamedTuple):

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,7 @@ def train(
     resume: bool = False,
     eval_every: int = EVAL_EVERY,
     progress: bool = True,
+    interruptible: bool = True,
 ) -> Path:
     """Train until ``steps`` environment steps (one step of one copy each, warm-up included) are spent.
 
@@ -78,6 +79,7 @@ def train(
         resume: continue the run in ``out``.
         eval_every: environment steps between evaluations.
         progress: show a progress bar on stderr.
+        interruptible: whether Ctrl-C is treated as said above; else the caller sees to it.
 
     Returns:
         The run directory.
@@ -123,7 +125,8 @@ def train(
     safe = books.env_steps
     bar = tqdm(total=steps, initial=safe, unit="step", desc=f"{algo} {task}", disable=not progress)
     try:
-        with closing(env), bar, _interruptible() as stopped, closing(log.RunLog(run, COLUMNS, rows)) as record:
+        stoppable = _interruptible() if interruptible else nullcontext(lambda: False)
+        with closing(env), bar, stoppable as stopped, closing(log.RunLog(run, COLUMNS, rows)) as record:
             stop = False
             while books.env_steps < steps and not stop:
                 start, before = time.perf_counter(), books.env_steps
@@ -258,12 +261,12 @@ def _continued(run: Path, asked: RunConfig) -> RunConfig:
 
 @contextmanager
 def _interruptible() -> Iterator[Callable[[], bool]]:
-    """Turn the first SIGINT into a flag and say so; the next one acts as before. Where it is ignored it stays so."""
+    """Turn the first SIGINT into a flag and say so; the next one acts as before."""
     hits: list[int] = []
-    previous = signal.getsignal(signal.SIGINT)
-    if previous is signal.SIG_IGN or threading.current_thread() is not threading.main_thread():
+    if threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
+    previous = signal.getsignal(signal.SIGINT)
 
     def note(number: int, frame: object) -> None:
         hits.append(number)

@@ -14,7 +14,7 @@ from dmpo_deep import log
 from dmpo_deep.checkpoint import CheckpointError, load, save
 from dmpo_deep.config import CONFIG, read_config
 from dmpo_deep.evaluate import evaluate
-from dmpo_deep.report import collect
+from dmpo_deep.results import from_run
 from dmpo_deep.train import ALGORITHMS, COLUMNS
 from tests.deep.runs import SMALL, assert_same, files, small, timeless
 
@@ -155,7 +155,7 @@ def test_a_damaged_config_is_named_by_all_who_read_it(tmp_path, finished, damage
     run = shutil.copytree(whole, tmp_path / "run")
     (run / CONFIG).write_text(damage(json.loads((run / CONFIG).read_text())))
     before = files(run)
-    for read in (lambda: small(algo, run, resume=True), lambda: evaluate(run), lambda: collect([run])):
+    for read in (lambda: small(algo, run, resume=True), lambda: evaluate(run), lambda: from_run(run)):
         with pytest.raises(
             ValueError, match=rf"config\.json is damaged: .*{message}.*restore it from a copy|{message}"
         ):
