@@ -100,8 +100,9 @@ def signals(results: Sequence[Result], path: Path) -> None:
     above, below = figure.subplots(2)
     draw_curves(above, groups, dict(list(reference_levels(groups[0].task).items())[:4]))
     above.legend(fontsize=6, frameon=False, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    shared = set.intersection(*(set(result.overrides) for result in results)) if len(groups) > 1 else set()
     for color, group in zip(COLORS, groups, strict=False):
-        runs = [result for result in results if result.label == group.label]
+        runs = [result for result in results if result.called(shared) == group.label]
         errors = np.array([[value_at(run, int(step), "model_error") for step in group.steps] for run in runs])
         if not np.isnan(errors).all():
             center, low, high = interquartile_mean(errors)

@@ -51,16 +51,22 @@ class Group:
 
 
 def collect(results: Sequence[Result]) -> list[Group]:
-    """Group runs by task, algorithm and hyper-parameters.
+    """Group runs by task, algorithm and hyper-parameters; labels leave out overrides that all runs of a task share.
 
     Raises:
         ValueError: the same run twice, or runs of a group with no evaluation step in common.
     """
     members: dict[tuple[str, str], dict[int, dict[int, Row]]] = {}
+    shared: dict[str, set[str]] = {}
+    for task in {result.task for result in results}:
+        runs = [result for result in results if result.task == task]
+        if len({run.label for run in runs}) > 1:
+            shared[task] = set.intersection(*(set(run.overrides) for run in runs))
     for result in results:
-        seeds = members.setdefault((result.task, result.label), {})
+        label = result.called(shared.get(result.task, ()))
+        seeds = members.setdefault((result.task, label), {})
         if result.seed in seeds:
-            raise ValueError(f"seed {result.seed} of {result.label} on {result.task} is given twice; leave one out")
+            raise ValueError(f"seed {result.seed} of {label} on {result.task} is given twice; leave one out")
         seeds[result.seed] = {int(row["env_steps"] or 0): row for row in result.rows}
     groups = []
     for (task, label), seeds in sorted(members.items()):

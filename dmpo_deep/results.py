@@ -11,7 +11,7 @@ import csv
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,8 +67,12 @@ class Result:
     @property
     def label(self) -> str:
         """The algorithm, and what is changed from its preset ``tuned``."""
+        return self.called()
+
+    def called(self, known: Collection[str] = ()) -> str:
+        """:attr:`label` without overrides that need no saying."""
         named = () if self.preset == DEFAULT_PRESET else (self.preset,)
-        return " ".join([TITLES[self.algo], *named, *self.overrides])
+        return " ".join([TITLES[self.algo], *named, *(pair for pair in self.overrides if pair not in known)])
 
     @property
     def steps(self) -> int:

@@ -2,6 +2,7 @@
 
 import csv
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -106,6 +107,13 @@ def test_progress_may_end_in_half_a_line_and_nothing_worse(tmp_path):
     shutil.rmtree(run)
     with pytest.raises(FileNotFoundError):
         collect([run])
+
+
+def test_labels_say_what_differs(tmp_path):
+    one, two = (gather([fake_run(tmp_path / name, algo=name)])[0] for name in ("dppo", "dmpo"))
+    one, two = (replace(r, overrides=("copies=1", *more)) for r, more in ((one, ()), (two, ("lr_actor=1e-3",))))
+    assert [group.label for group in grouped([one, two])] == ["DMPO lr_actor=1e-3", "DPPO"]
+    assert [group.label for group in grouped([one])] == ["DPPO copies=1"]
 
 
 def test_interquartile_mean_ignores_the_outer_quarters():
