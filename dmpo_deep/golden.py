@@ -1,8 +1,8 @@
 """Golden traces: one short run of every algorithm on every task, kept, to know whether earlier results are still ours.
 
 A result says which trace it goes with. While the code makes the same trace it would make the same result; when a trace
-changes, results that go with the old one are stale. Numbers are compared to one part in a thousand: other processors
-and libraries round otherwise.
+changes, results that go with the old one are stale. Numbers are compared to one part in a thousand, or to a millionth
+where they are small: other processors and libraries round otherwise.
 
     python -m dmpo_deep.golden [--keep] [TASK ...]
 """
@@ -54,7 +54,8 @@ def kept(task: str, algo: str) -> list[dict[str, str]]:
 def made(task: str, algo: str) -> list[dict[str, str]]:
     """The rows that the present code makes, six digits each; blank where an algorithm has no such thing."""
     tuned = get_preset(task, algo)  # its values are part of a result's own config: of them only what has to be
-    plain = type(tuned)(**{name: getattr(tuned, name) for name in ("kappa_critic",) if hasattr(tuned, name)})
+    needed = {name: getattr(tuned, name) for name in ("kappa_critic", "environment") if hasattr(tuned, name)}
+    plain = type(tuned)(**needed)
     preset = override(plain, {key: text for key, text in SHORT.items() if hasattr(plain, key)})
     with closing(make_env(task, preset.copies, gamma=preset.gamma, **preset.environment)) as env:
         learner = ALGORITHMS[algo](env, preset, 0)
