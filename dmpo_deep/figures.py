@@ -18,7 +18,16 @@ from dmpo_deep.envs.traffic import DT
 from dmpo_deep.evaluate import load_agents
 from dmpo_deep.intervals import interquartile_mean
 from dmpo_deep.pictures import record, sampled
-from dmpo_deep.report import COLORS, COLUMN_WIDTH, collect, draw_curves, reference_levels, save
+from dmpo_deep.report import (
+    COLORS,
+    COLUMN_WIDTH,
+    collect,
+    colors_of,
+    draw_curves,
+    learning_figure,
+    reference_levels,
+    save,
+)
 from dmpo_deep.results import Result
 from dmpo_deep.summary import value_at
 
@@ -38,18 +47,12 @@ class PaperFigure(NamedTuple):
 
 
 def learning(results: Sequence[Result], path: Path) -> None:
-    """Fig. 4: the metric against environment steps, a panel a task."""
-    from matplotlib.figure import Figure
-
-    groups = collect(results)
-    tasks = sorted({group.task for group in groups})
-    figure = Figure(figsize=(COLUMN_WIDTH, 0.5 + 2.1 * len(tasks)), layout="constrained", dpi=300)
-    for axes, task in zip(figure.subplots(len(tasks), squeeze=False)[:, 0], tasks, strict=True):
-        levels = list(reference_levels(task).items())
-        best = max(levels, key=lambda level: level[1])
-        draw_curves(axes, [group for group in groups if group.task == task], dict([*levels[:2], best]))
-    axes.legend(fontsize=6, frameon=False, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.25))
-    save(figure, path)
+    """Fig. 4: the metric against environment steps, a panel a task; two simple controllers, and the best one known."""
+    groups, levels = collect(results), {}
+    for task in sorted({group.task for group in groups}):
+        known = list(reference_levels(task).items())
+        levels[task] = dict([*known[:2], max(known, key=lambda level: level[1])])
+    save(learning_figure(groups, levels), path)
 
 
 def radii(results: Sequence[Result], path: Path) -> None:
@@ -98,12 +101,12 @@ def signals(results: Sequence[Result], path: Path) -> None:
     groups = collect(results)
     figure = Figure(figsize=(COLUMN_WIDTH, 4.2), layout="constrained", dpi=300)
     above, below = figure.subplots(2)
-    draw_curves(above, groups, dict(list(reference_levels(groups[0].task).items())[:4]))
+    colors = colors_of(groups)
+    draw_curves(above, groups, dict(list(reference_levels(groups[0].task).items())[:4]), colors)
     above.legend(fontsize=6, frameon=False, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0))
-    shared = set.intersection(*(set(result.overrides) for result in results)) if len(groups) > 1 else set()
-    for color, group in zip(COLORS, groups, strict=False):
-        runs = [result for result in results if result.called(shared) == group.label]
-        errors = np.array([[value_at(run, int(step), "model_error") for step in group.steps] for run in runs])
+    for group in groups:
+        color = colors[group.label]
+        errors = np.array([[value_at(run, int(step), "model_error") for step in group.steps] for run in group.runs])
         if not np.isnan(errors).all():
             center, low, high = interquartile_mean(errors)
             below.plot(group.steps, center, color=color, linewidth=1.2, label=group.label)

@@ -21,7 +21,7 @@ from dmpo_deep.config import CONFIG
 from dmpo_deep.controllers import CONTROLLERS, measured
 from dmpo_deep.evaluate import evaluate
 from dmpo_deep.intervals import SEEDS_FOR_INTERVAL, interquartile_mean
-from dmpo_deep.results import RUNS, Result, Row, gather
+from dmpo_deep.results import RUNS, Result, gather
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,7 +41,7 @@ class Group:
 
     task: str
     label: str
-    seeds: tuple[int, ...]
+    runs: tuple[Result, ...]
     steps: np.ndarray
     """Steps at which every run was evaluated, ``[E]``."""
     scores: Mapping[str, np.ndarray]
@@ -56,27 +56,27 @@ def collect(results: Sequence[Result]) -> list[Group]:
     Raises:
         ValueError: the same run twice, or runs of a group with no evaluation step in common.
     """
-    members: dict[tuple[str, str], dict[int, dict[int, Row]]] = {}
-    shared: dict[str, set[str]] = {}
-    for task in {result.task for result in results}:
+    members: dict[tuple[str, str], list[Result]] = {}
+    for task in sorted({result.task for result in results}):
         runs = [result for result in results if result.task == task]
-        if len({run.label for run in runs}) > 1:
-            shared[task] = set.intersection(*(set(run.overrides) for run in runs))
-    for result in results:
-        label = result.called(shared.get(result.task, ()))
-        seeds = members.setdefault((result.task, label), {})
-        if result.seed in seeds:
-            raise ValueError(f"seed {result.seed} of {label} on {result.task} is given twice; leave one out")
-        seeds[result.seed] = {int(row["env_steps"] or 0): row for row in result.rows}
-    groups = []
-    for (task, label), seeds in sorted(members.items()):
-        steps = sorted(set.intersection(*map(set, seeds.values())))
-        left_out = len(set.union(*map(set, seeds.values()))) - len(steps)
-        if not steps:
-            raise ValueError(f"the runs of {label} on {task} have no evaluation step in common; train them alike")
-        scores = {s: np.array([[rows[t][s] for t in steps] for rows in seeds.values()], dtype=float) for s in SCORES}
-        groups.append(Group(task, label, tuple(seeds), np.array(steps), scores, left_out))
-    return groups
+        alike = len({run.label for run in runs}) == 1
+        shared = set() if alike else set.intersection(*(set(run.overrides) for run in runs))
+        for run in runs:
+            members.setdefault((task, run.called(shared)), []).append(run)
+    return [_group(task, label, runs) for (task, label), runs in sorted(members.items())]
+
+
+def _group(task: str, label: str, runs: Sequence[Result]) -> Group:
+    seeds = [run.seed for run in runs]
+    if twice := {seed for seed in seeds if seeds.count(seed) > 1}:
+        raise ValueError(f"seed {min(twice)} of {label} on {task} is given twice; leave one out")
+    evaluated = [{int(row["env_steps"] or 0): row for row in run.rows} for run in runs]
+    steps = sorted(set.intersection(*map(set, evaluated)))
+    left_out = len(set.union(*map(set, evaluated))) - len(steps)
+    if not steps:
+        raise ValueError(f"the runs of {label} on {task} have no evaluation step in common; train them alike")
+    scores = {name: np.array([[rows[t][name] for t in steps] for rows in evaluated], dtype=float) for name in SCORES}
+    return Group(task, label, tuple(runs), np.array(steps), scores, left_out)
 
 
 def plot(runs: Sequence[str | Path], out: str | Path, overwrite: bool = False) -> Path:
@@ -96,28 +96,36 @@ def plot(runs: Sequence[str | Path], out: str | Path, overwrite: bool = False) -
         FileExistsError: ``out`` is a run, a file, or a folder with something in it.
         FileNotFoundError, ValueError: as :func:`collect` and :func:`dmpo_deep.results.gather`.
     """
-    from matplotlib.figure import Figure
-
     folder = Path(out)
     if any((folder / name).exists() for name in (CONFIG, log.PROGRESS, log.CHECKPOINT, RUNS)):
         raise FileExistsError(f"{folder} is a run directory or a folder of results; give another --out")
     if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not overwrite)):
         raise FileExistsError(f"{folder} exists; give another --out, or --overwrite to replace the figures in a folder")
-    results = gather([Path(run) for run in runs])
-    groups = collect(results)
-    tasks = sorted({group.task for group in groups})
-    levels = {task: reference_levels(task) for task in tasks}
+    groups = collect(gather([Path(run) for run in runs]))
+    levels = {task: reference_levels(task) for task in sorted({group.task for group in groups})}
     folder.mkdir(parents=True, exist_ok=True)
     _write_curves(folder / "learning.csv", groups)
     _write_table(folder / "table.csv", groups, levels)
-    summary.write(summary.rows(results), folder)
-
-    figure = Figure(figsize=(COLUMN_WIDTH, 2.5 * len(tasks)), layout="constrained", dpi=300)
-    for axes, task in zip(figure.subplots(len(tasks), squeeze=False)[:, 0], tasks, strict=True):
-        draw_curves(axes, [group for group in groups if group.task == task], levels[task])
-        axes.legend(fontsize=6, frameon=False, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0))
-    save(figure, folder / "learning")
+    summary.write(groups, folder)
+    save(learning_figure(groups, levels), folder / "learning")
     return folder
+
+
+def learning_figure(groups: Sequence[Group], levels: Mapping[str, Mapping[str, float]]) -> Figure:
+    """A panel for each task of ``levels``: curves, and levels of reference controllers; a color for each algorithm."""
+    from matplotlib.figure import Figure
+
+    colors = colors_of(groups)
+    figure = Figure(figsize=(COLUMN_WIDTH, 2.5 * len(levels)), layout="constrained", dpi=300)
+    for axes, (task, known) in zip(figure.subplots(len(levels), squeeze=False)[:, 0], levels.items(), strict=True):
+        draw_curves(axes, [group for group in groups if group.task == task], known, colors)
+        axes.legend(fontsize=6, frameon=False, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    return figure
+
+
+def colors_of(groups: Sequence[Group]) -> dict[str, str]:
+    """One for each label."""
+    return dict(zip(sorted({group.label for group in groups}), itertools.cycle(COLORS), strict=False))
 
 
 def reference_levels(task: str) -> dict[str, float]:
@@ -126,12 +134,13 @@ def reference_levels(task: str) -> dict[str, float]:
     return {CONTROLLERS[task][name].label: metric for name, metric in metrics.items()}
 
 
-def draw_curves(axes: Axes, groups: Sequence[Group], levels: Mapping[str, float]) -> None:
+def draw_curves(axes: Axes, groups: Sequence[Group], levels: Mapping[str, float], colors: Mapping[str, str]) -> None:
     """The sampled policies' metric against environment steps, and the levels of reference controllers."""
     axes.set_yscale("symlog", linthresh=10, subs=range(2, 10))
-    for color, group in zip(itertools.cycle(COLORS), groups, strict=False):
+    for group in groups:
+        color = colors[group.label]
         label = textwrap.fill(group.label, 40, break_long_words=False)
-        scores, name = group.scores["eval_sampled"], f"{label} ({len(group.seeds)} seeds)"
+        scores, name = group.scores["eval_sampled"], f"{label} ({len(group.runs)} seeds)"
         if len(scores) < SEEDS_FOR_INTERVAL:
             for k, line in enumerate(scores):
                 axes.plot(group.steps, line, color=color, linewidth=0.7, label=None if k else label)
@@ -171,7 +180,7 @@ def _write_table(path: Path, groups: Sequence[Group], levels: Mapping[str, Mappi
         for group in groups:
             finals = [interquartile_mean(group.scores[score][:, -1:]) for score in SCORES]
             cells = [_cell(number[0]) for final in finals for number in final]
-            writer.writerow([group.task, group.label, len(group.seeds), group.steps[-1], group.left_out, *cells])
+            writer.writerow([group.task, group.label, len(group.runs), group.steps[-1], group.left_out, *cells])
         for task, controllers in levels.items():
             blank = [""] * (len(columns) - 1)
             writer.writerows([task, label, "", "", "", _cell(level), *blank] for label, level in controllers.items())

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import itertools
 import json
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -18,7 +19,7 @@ from typing import Any
 
 from dmpo_deep import DEFAULT_PRESET, log
 from dmpo_deep.algorithms import TITLES
-from dmpo_deep.config import read_config, to_config
+from dmpo_deep.config import CONFIG, RunConfig, read_config, to_config
 from dmpo_deep.golden import digest
 from dmpo_deep.presets import get_preset, key_values, override
 
@@ -103,8 +104,7 @@ def from_run(run: Path) -> Result:
         ValueError: a damaged file, or no evaluation yet.
     """
     config = read_config(run)
-    starts = [config.versions, *(start["versions"] for start in config.resumed)]
-    traces = {start.get("trace", "") for start in starts}
+    starts = _starts(config)
     versions = {name: str(config.versions.get(name, "")) for name in VERSIONS}
     versions["commit"] = " ".join(dict.fromkeys(start.get("commit", "unknown") for start in starts))
     rows = tuple(_evaluations(log.read_progress(run)))
@@ -117,11 +117,39 @@ def from_run(run: Path) -> Result:
         tuple(config.overrides),
         config.seed,
         config.eval_every,
-        traces.pop() if len(traces) == 1 else "mixed",
+        _trace(config),
         versions,
         config.identity["preset"],
         rows,
     )
+
+
+def _starts(config: RunConfig) -> list[Mapping[str, str]]:
+    """The versions of a run's start and of its continuations."""
+    return [config.versions, *(start["versions"] for start in config.resumed)]
+
+
+def _trace(config: RunConfig) -> str:
+    traces = {start.get("trace", "") for start in _starts(config)}
+    return traces.pop() if len(traces) == 1 else "mixed"
+
+
+def set_aside(run: Path, wanted: RunConfig) -> Path | None:
+    """Rename a run directory that is not of the ``wanted`` settings and the present golden trace, to ``NAME.old-K``.
+
+    Returns:
+        Its new name; None if there is no such run, or if it can go on.
+
+    Raises:
+        ValueError: its ``config.json`` is damaged.
+    """
+    if not (run / CONFIG).is_file():
+        return None
+    found = read_config(run)
+    if found.identity == wanted.identity and _trace(found) == digest(found.task, found.algo):
+        return None
+    names = (run.with_name(f"{run.name}.old-{k}") for k in itertools.count(1))
+    return run.rename(next(name for name in names if not name.exists()))
 
 
 def _evaluations(progress: Sequence[Row]) -> Iterable[Row]:

@@ -7,16 +7,22 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dmpo_deep.intervals import interquartile_mean, lower_median
+from dmpo_deep.intervals import interquartile_mean, lower_median, ratio_of_medians
 from dmpo_deep.results import FLOATS, Result
+
+if TYPE_CHECKING:
+    from dmpo_deep.report import Group
 
 MARKS = (10_000, 30_000, 100_000)
 """Environment steps, warm-up included, at which algorithms are compared."""
+ON_THE_WAY = (3_000, 6_000, 12_000, 18_000, 24_000)
+"""Environment steps at which every run is shown by itself."""
 LEVELS = (0.0, 0.5, 0.9)
 """Normalised scores whose first reaching is counted."""
 
@@ -44,25 +50,28 @@ def cpu_seconds(result: Result, steps: int) -> float:
     return float(np.nansum(parts))
 
 
-def rows(results: Iterable[Result]) -> list[dict[str, str]]:
-    """A line for every task and algorithm, with what it was compared on; ``-`` where no run got there."""
-    groups: dict[tuple[str, str], list[Result]] = {}
-    for result in results:
-        groups.setdefault((result.task, result.label), []).append(result)
-    return [_row(task, label, runs) for (task, label), runs in sorted(groups.items())]
+def rows(groups: Iterable[Group]) -> list[dict[str, str]]:
+    """A line for every task and algorithm, with what it was compared on; ``-`` where no run got there.
+
+    Behind the median of the steps to a level stands its ratio to that of the task's quickest algorithm, with a 95 %
+    bootstrap interval over seeds.
+    """
+    by_task: dict[str, list[Group]] = {}
+    for group in groups:
+        by_task.setdefault(group.task, []).append(group)
+    return [_row(group, rivals) for rivals in by_task.values() for group in rivals]
 
 
-def _row(task: str, label: str, runs: Sequence[Result]) -> dict[str, str]:
-    line = {"task": task, "algorithm": label, "seeds": str(len(runs))}
+def _row(group: Group, rivals: Sequence[Group]) -> dict[str, str]:
+    runs = group.runs
+    line = {"task": group.task, "algorithm": group.label, "seeds": str(len(runs))}
     for kind, column in (("", "eval_score"), (", greedy", "eval_score_greedy")):
         for mark in MARKS:
             line[f"score at {mark:,}{kind}"] = _with_interval([value_at(run, mark, column) for run in runs])
     for level in LEVELS:
-        reached = sorted(first_reached(run, level) for run in runs)
-        count = sum(steps < math.inf for steps in reached)
-        middle = float(lower_median(np.array([reached]))[0])
-        said = f"{middle:,.0f}" if middle < math.inf else "-"
-        line[f"steps to {level:g}"] = f"{said} ({count}/{len(runs)})"
+        reached = [[first_reached(run, level) for run in rival.runs] for rival in rivals]
+        quickest = min(reached, key=lambda steps: lower_median(np.array([steps]))[0])
+        line[f"steps to {level:g}"] = _soon(reached[rivals.index(group)], quickest)
     last = min(run.steps for run in runs)
     line["steps"] = f"{last:,}"
     line["gradient steps"] = f"{np.mean([value_at(run, last, 'gradient_steps') for run in runs]):,.0f}"
@@ -70,6 +79,44 @@ def _row(task: str, label: str, runs: Sequence[Result]) -> dict[str, str]:
     heard = [np.nansum([value_at(run, last, name) for name in FLOATS]) for run in runs]
     line["floats per agent and step"] = f"{np.mean(heard):,.0f}"
     return line
+
+
+def _soon(steps: Sequence[float], quickest: Sequence[float]) -> str:
+    """``MEDIAN (REACHED/ALL)``, and what multiple of the quickest's."""
+    middle, count = float(lower_median(np.array([steps]))[0]), sum(x < math.inf for x in steps)
+    if middle == math.inf:
+        return f"- ({count}/{len(steps)})"
+    said = f"{middle:,.0f} ({count}/{len(steps)})"
+    if steps is quickest:
+        return said
+    return said + ", {:.1f} [{:.1f}, {:.1f}] times".format(*ratio_of_medians(steps, quickest))
+
+
+def each_run(groups: Iterable[Group]) -> list[dict[str, str]]:
+    """A line for every run: the sampled policy's metric on its way, the greedy one's at the end, and the costs."""
+    return [_run(group, run) for group in groups for run in sorted(group.runs, key=lambda run: run.seed)]
+
+
+def _run(group: Group, run: Result) -> dict[str, str]:
+    line = {"task": group.task, "algorithm": group.label, "seed": str(run.seed)}
+    for mark in ON_THE_WAY:
+        line[f"{mark:,}"] = _number(value_at(run, mark, "eval_sampled"))
+    last, collided = run.steps, ("eval_collisions", "eval_collisions_greedy")
+    line["steps"] = f"{last:,}"
+    line["sampled"], line["greedy"] = (_number(value_at(run, last, name)) for name in ("eval_sampled", "eval_greedy"))
+    line["collided"] = " / ".join(_number(value_at(run, last, name)) for name in collided)
+    for kind, column in (("", "eval_score"), (", greedy", "eval_score_greedy")):
+        soon = first_reached(run, 0.0, column)
+        line[f"score 0 after{kind}"] = _number(soon)
+        if not kind:
+            line["CPU-s until then"] = "-" if soon == math.inf else _number(cpu_seconds(run, int(soon)))
+    line["gradient steps"] = _number(value_at(run, last, "gradient_steps"))
+    line["CPU-s"] = _number(cpu_seconds(run, last))
+    return line
+
+
+def _number(x: float) -> str:
+    return f"{x:,.0f}" if math.isfinite(x) else "-"
 
 
 def _with_interval(scores: Sequence[float]) -> str:
@@ -81,12 +128,13 @@ def _with_interval(scores: Sequence[float]) -> str:
     return f"{center:.2f}" + ("" if math.isnan(low) else f" [{low:.2f}, {high:.2f}]") + missing
 
 
-def write(lines: Sequence[Mapping[str, str]], folder: Path) -> None:
-    """``summary.csv`` and ``summary.md`` in a folder."""
-    header = list(lines[0])
-    with (folder / "summary.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, header, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(lines)
-    cells = [header, ["---"] * len(header), *([line[name] for name in header] for line in lines)]
-    (folder / "summary.md").write_text("".join(f"| {' | '.join(row)} |\n" for row in cells))
+def write(groups: Sequence[Group], folder: Path) -> None:
+    """``summary`` and ``each-run``, as ``.csv`` and as ``.md``, in a folder."""
+    for name, lines in (("summary", rows(groups)), ("each-run", each_run(groups))):
+        header = list(lines[0])
+        with (folder / f"{name}.csv").open("w", newline="") as file:
+            writer = csv.DictWriter(file, header, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(lines)
+        cells = [header, ["---"] * len(header), *([line[column] for column in header] for line in lines)]
+        (folder / f"{name}.md").write_text("".join(f"| {' | '.join(row)} |\n" for row in cells))

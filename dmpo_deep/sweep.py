@@ -69,7 +69,7 @@ class Training:
     @property
     def name(self) -> str:
         """Of the run directory: everything that tells the sweep's runs apart."""
-        return "-".join([_plain(self.kind), f"s{self.seed}"])
+        return "-".join([plain(self.kind), f"s{self.seed}"])
 
     @property
     def kind(self) -> str:
@@ -285,6 +285,6 @@ def _register_ray() -> None:
     joblib.register_parallel_backend("ray", Backend)
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
     """What can be a folder: other characters than letters, digits and ``_ . , = + -`` become ``_``."""
     return re.sub(r"[^\w.,=+-]", "_", name)

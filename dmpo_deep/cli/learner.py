@@ -190,7 +190,8 @@ def plot(runs: Positional[tuple[Path, ...]], out: Path, overwrite: bool = False)
 
     Args:
         runs: run directories, and folders of results (dmpo collect), of which stale ones are left out.
-        out: folder for learning.png, learning.pdf, learning.csv, table.csv, summary.csv and summary.md; new or empty.
+        out: folder, new or empty, for learning.png, learning.pdf, learning.csv, table.csv, and summary and each-run as
+            .csv and .md.
         overwrite: replace the results in OUT.
     """
     require("torch", "safetensors", "gymnasium", "matplotlib")
@@ -203,7 +204,9 @@ def plot(runs: Positional[tuple[Path, ...]], out: Path, overwrite: bool = False)
     with (folder / "table.csv").open(newline="") as file:
         header, *rows = csv.reader(file)
     print(table(header, rows))
-    print(f"Results: {folder} (learning.png, learning.pdf, learning.csv, table.csv, summary.csv, summary.md)")
+    print(
+        f"Results: {folder} (learning.png, learning.pdf, learning.csv, table.csv, summary and each-run as .csv and .md)"
+    )
 
 
 def collect(runs: Positional[tuple[Path, ...]], into: Path = Path("results")) -> None:

@@ -127,7 +127,8 @@ def reproduce(
     require("torch", "safetensors", "tensorboard", "gymnasium", "matplotlib")
     from dmpo_deep import summary
     from dmpo_deep.figures import FIGURES, PLANS
-    from dmpo_deep.results import from_run, read, run_id
+    from dmpo_deep.report import collect
+    from dmpo_deep.results import from_run, read, run_id, set_aside
     from dmpo_deep.sweep import Training
     from dmpo_theory.errors import unknown_name
 
@@ -148,6 +149,9 @@ def reproduce(
     missing = {key: job for key, job in jobs.items() if not whole(key)}
     if missing and not as_is:
         print(f"{len(missing)} of {len(jobs)} runs are {'wanted' if chosen.plays else f'not in {results}'}")
+        for job in missing.values():
+            if (aside := set_aside(trained / job.name, job.config())) is not None:
+                print(f"{job.name} was begun by other code or with another preset; it is {aside} now")
         run_jobs(list(missing.values()), trained, workers, engine)
     for key, job in missing.items():
         with contextlib.suppress(FileNotFoundError, ValueError):  # not begun, or without an evaluation
@@ -158,9 +162,10 @@ def reproduce(
     folder.mkdir(parents=True, exist_ok=True)
     sources = [trained / jobs[key].name for key in drawn] if chosen.plays else [known[key] for key in drawn]
     chosen.draw(sources, folder / figure)
-    summary.write(summary.rows(known[key] for key in drawn), folder)
+    summary.write(collect([known[key] for key in drawn]), folder)
     print(f"{figure}: {chosen.title}, from {len(drawn)} of {len(jobs)} runs")
-    print(f"Results: {folder} ({figure}.png, {figure}.pdf, summary.csv, summary.md; next: dmpo collect {trained}/*)")
+    files = f"{figure}.png, {figure}.pdf, summary and each-run as .csv and .md"
+    print(f"Results: {folder} ({files}; next: dmpo collect {trained}/*)")
 
 
 def run_jobs(jobs: Sequence[Job], out: Path, workers: int, engine: str = "processes") -> None:
@@ -252,12 +257,14 @@ class Audit:
     @property
     def kind(self) -> str:
         """Everything but the seed."""
-        return "-".join(["audit", *(f"{key}={value}".replace("/", "_") for key, value in self.options)])
+        return "-".join(["audit", *(f"{key}={value}" for key, value in self.options)])
 
     @property
     def name(self) -> str:
         """Of its folder."""
-        return f"{self.kind}-s{self.seed}"
+        from dmpo_deep.sweep import plain
+
+        return f"{plain(self.kind)}-s{self.seed}"
 
     def check(self) -> None:
         """Every option exists and reads as what it is."""
@@ -276,12 +283,10 @@ class Audit:
         return max(0, decided) / len(ledger.select(self._settings().get("claim", ())))
 
     def run(self, folder: Path) -> None:
-        """Decide what is not decided yet."""
+        """Decide what is not decided yet; a surprise is one again."""
         from dmpo_deep.cli.theory import audit
         from dmpo_theory.audit import RECORD
 
-        if (folder / "audit.html").exists():
-            return
         with contextlib.redirect_stdout(io.StringIO()):
             audit(folder, resume=(folder / RECORD).exists(), **self._settings())
 

@@ -13,7 +13,7 @@ pytest.importorskip("matplotlib")
 
 from dmpo_deep import cli, figures
 from dmpo_deep.cli.sweep import read_plan
-from dmpo_deep.config import read_config
+from dmpo_deep.config import CONFIG, read_config
 from dmpo_deep.envs import evaluation_env
 from dmpo_deep.figures import FIGURES, PLANS
 from dmpo_deep.results import Result, from_run, read
@@ -106,8 +106,30 @@ def test_reproduce_trains_what_is_missing_and_nothing_else(
     elsewhere = ["reproduce", "fig4", "--out", str(tmp_path / "again"), "--results", str(results)]
     assert cli.main(elsewhere) == 0
     assert {path.name for path in (tmp_path / "again").iterdir()} == {
-        *("fig4.png", "fig4.pdf", "summary.csv", "summary.md")
+        *("fig4.png", "fig4.pdf", "summary.csv", "summary.md", "each-run.csv", "each-run.md")
     }
     assert (tmp_path / "again" / "summary.md").read_text() == (out / "summary.md").read_text()
     assert cli.main(["reproduce", "fig40"]) == 2
     assert "fig4" in capsys.readouterr().err
+
+
+def test_reproduce_sets_runs_of_other_code_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(figures, "PLANS", tmp_path)
+    (tmp_path / "fig4.toml").write_text(PLAN)
+    out = tmp_path / "out"
+    command = ["reproduce", "fig4", "--out", str(out), "--results", str(tmp_path / "none"), "--workers", "1"]
+    assert cli.main(command) == 0
+    of_other_code, of_this = sorted((out / "runs").iterdir())
+    config = of_other_code / CONFIG
+    config.write_text(config.read_text().replace(read_config(of_other_code).versions["trace"], "0123456789ab"))
+    kept = {path: path.read_bytes() for path in (*of_other_code.iterdir(), *of_this.iterdir()) if path.is_file()}
+    assert cli.main(command) == 0
+    aside = of_other_code.with_name(f"{of_other_code.name}.old-1")
+    assert f"{of_other_code.name} was begun by other code or with another preset; it is {aside} now" in (
+        capsys.readouterr().out
+    )
+    for path, content in kept.items():
+        assert (aside / path.name if path.parent == of_other_code else path).read_bytes() == content
+    assert not from_run(of_other_code).stale

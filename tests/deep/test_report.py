@@ -43,7 +43,8 @@ def test_figure_and_table_of_two_algorithms(tmp_path):
     runs += [fake_run(tmp_path / "b", algo="dmpo", levels=(-300.0, -40.0))]
     out = plot(runs, tmp_path / "out")
     assert {path.name for path in out.iterdir()} == {
-        *("learning.png", "learning.pdf", "learning.csv", "table.csv", "summary.csv", "summary.md")
+        *("learning.png", "learning.pdf", "learning.csv", "table.csv"),
+        *("summary.csv", "summary.md", "each-run.csv", "each-run.md"),
     }
     with (out / "table.csv").open() as file:
         table = {row["label"]: row for row in csv.DictReader(file)}

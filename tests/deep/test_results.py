@@ -13,8 +13,9 @@ import pytest
 from dmpo_deep import cli, golden, results
 from dmpo_deep.intervals import ratio_of_medians
 from dmpo_deep.log import PROGRESS
+from dmpo_deep.report import collect
 from dmpo_deep.results import add, from_run, gather, read, stale
-from dmpo_deep.summary import first_reached, rows, value_at
+from dmpo_deep.summary import each_run, first_reached, rows, value_at
 from tests.deep.runs import small
 
 
@@ -104,9 +105,10 @@ def test_commands(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert cli.main(["collect", str(run), "--into", str(into)]) == 0
     assert capsys.readouterr().out.endswith("(runs.csv and a file for each task; 1 runs)\n")
     assert cli.main(["plot", str(into), "--out", str(tmp_path / "figures")]) == 0
-    header, _, line = (tmp_path / "figures" / "summary.md").read_text().splitlines()
-    assert header.startswith("| task | algorithm | seeds |")
-    assert line.startswith("| catchup | DMPO rollout_steps=50")
+    for name, third in (("summary", "seeds"), ("each-run", "seed")):
+        header, _, line = (tmp_path / "figures" / f"{name}.md").read_text().splitlines()
+        assert header.startswith(f"| task | algorithm | {third} |")
+        assert line.startswith("| catchup | DMPO rollout_steps=50")
     assert cli.main(["plot", str(tmp_path), "--out", str(tmp_path / "more")]) == 2
     assert "no run directory" in capsys.readouterr().err
 
@@ -125,12 +127,18 @@ def test_summary_counts_by_hand(run: Path) -> None:
     assert [first_reached(r, 0.0) for r in runs] == [10_000, 5_000, math.inf, 5_000]
     assert value_at(runs[0], 7_000, "eval_score") == 0.1
     assert math.isnan(value_at(runs[0], 16_000, "eval_score"))
-    (line,) = rows(runs)
+    slower = [replace(made(seed, [-1, -1, 0.1]), algo="ia2c") for seed in range(4)]
+    line, slow = rows(collect([*slower, *runs]))
     assert line["seeds"] == "4"
     assert line["score at 10,000"].startswith("0.20 [")
     assert line["score at 30,000"] == line["score at 10,000, greedy"] == "-"
     assert line["steps to 0"] == "5,000 (3/4)"
     assert line["steps to 0.9"] == "- (1/4)"
+    assert slow["steps to 0"].startswith("15,000 (4/4), 3.0 [")
+    assert slow["steps to 0.5"] == "- (0/4)"
+    alone = each_run(collect(runs))
+    assert [run["seed"] for run in alone] == ["0", "1", "2", "3"]
+    assert [run["score 0 after"] for run in alone] == ["10,000", "5,000", "-", "5,000"]
 
 
 def test_ratio_of_medians() -> None:
