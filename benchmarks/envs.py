@@ -8,9 +8,10 @@ other work the second is what a core can do. The load of the machine stands besi
 
 Tasks in SUMO are driven by a reference controller: by libsumo and by TraCI, which needs the program `sumo` (`pip
 install eclipse-sumo`), in the environment's own process, and in one worker process or two. Two environments in
-processes of their own that know nothing of each other show what two cores give. All ways take turns, so that a machine
-whose pace changes is as fast for one as for another: medians over the turns, and the middle half of the ratio of every
-two ways that are compared. The processor time is that of all processes.
+processes of their own that know nothing of each other show what two cores give; were each of their steps to wait for
+the slower of the two, with nothing to pass on, that is what two workers could give. All ways take turns, so that a
+machine whose pace changes is as fast for one as for another: medians over the turns, and the middle half of the ratio
+of every two ways that are compared. The processor time is that of all processes.
 """
 
 from __future__ import annotations
@@ -42,10 +43,13 @@ WAYS: Mapping[str, tuple[int, int, dict[str, Any]]] = {
     "libsumo twice, apart": (2, 1, {"isolated": False}),
 }
 """Name -> environments, each in a process of its own, their batch and options."""
+IN_STEP = ", waiting"
+"""Added to the name of a way with several environments: every step takes as long as the slowest one's."""
 RATIOS = (
     ("libsumo", "TraCI"),
     ("libsumo, two workers", "libsumo, one worker"),
     ("libsumo twice, apart", "libsumo"),
+    ("libsumo twice, apart" + IN_STEP, "libsumo"),
 )
 
 
@@ -79,21 +83,25 @@ def processor_time() -> float:
 
 
 def drive(task: str, batch: int, options: dict[str, Any], asked: Connection) -> None:
-    """A process's life: a turn of the controller's episode whenever asked to; answers with its processor time."""
+    """A process's life: a turn of the controller's episode whenever asked to.
+
+    Answers with its processor time and the times of its steps, in s.
+    """
     controller, steps, turns = SIMULATED[task]
     env = make_env(task, batch, draws=[0.25] * batch, **options)
     policy, rng, turn = CONTROLLERS[task][controller].make(env), np.random.default_rng(0), 0
     while True:
         if turn % turns == 0:
             obs = env.reset(rng)  # not counted
-        asked.send(0.0)
+        asked.send("ready")
         if not asked.recv():
             env.close()
             return
-        before = processor_time()
+        before, clock = processor_time(), [time.perf_counter()]
         for _ in range(steps):
             obs, *_ = env.step(policy(obs, rng)[0])
-        asked.send(processor_time() - before)
+            clock.append(time.perf_counter())
+        asked.send((processor_time() - before, np.diff(clock)))
         turn += 1
 
 
@@ -111,7 +119,8 @@ def take_turns(task: str, repetitions: int) -> dict[str, tuple[list[float], list
             ours, theirs = context.Pipe()
             context.Process(target=drive, args=(task, batch, options, theirs)).start()
             drivers.setdefault(name, []).append(ours)
-    found: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in drivers}
+    several = [name + IN_STEP for name, asked in drivers.items() if len(asked) > 1]
+    found: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in (*drivers, *several)}
     _, steps, turns = SIMULATED[task]
     for _ in range(turns * repetitions):
         for name, asked in drivers.items():
@@ -120,10 +129,13 @@ def take_turns(task: str, repetitions: int) -> dict[str, tuple[list[float], list
             start = time.perf_counter()
             for driver in asked:
                 driver.send(True)
-            cpu = sum(driver.recv() for driver in asked)
-            count = len(asked) * WAYS[name][1] * steps
-            found[name][0].append(count / (time.perf_counter() - start))
-            found[name][1].append(count / cpu)
+            spent, durations = zip(*(driver.recv() for driver in asked), strict=True)
+            count, seconds = len(asked) * WAYS[name][1] * steps, time.perf_counter() - start
+            found[name][0].append(count / seconds)
+            found[name][1].append(count / sum(spent))
+            if len(asked) > 1:
+                found[name + IN_STEP][0].append(count / np.max(durations, axis=0).sum())
+                found[name + IN_STEP][1].append(count / sum(spent))
     for asked in drivers.values():
         for driver in asked:
             driver.recv()
@@ -136,7 +148,7 @@ def simulated(task: str, repetitions: int) -> None:
     found = take_turns(task, repetitions)
     for name, (wall, cpu) in found.items():
         sys.stdout.write(
-            f"{task:10s} {name:22s}: {np.median(wall):12,.0f} steps/s, {np.median(cpu):12,.0f} steps/CPU-s\n"
+            f"{task:10s} {name:29s}: {np.median(wall):12,.0f} steps/s, {np.median(cpu):12,.0f} steps/CPU-s\n"
         )
     for name, other in RATIOS:
         if name in found and other in found:
