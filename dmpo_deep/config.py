@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from dmpo_deep.envs import make_env
-from dmpo_deep.hyperparameters import OnPolicy
+from dmpo_deep.hyperparameters import LATER, OnPolicy
 from dmpo_deep.presets import PARSERS, PRESETS, get_preset
 
 CONFIG = "config.json"
@@ -80,13 +80,14 @@ def read_config(run: Path) -> RunConfig:
 
 
 def to_config(preset: OnPolicy) -> dict[str, Any]:
-    """``preset`` in plain JSON: lists for tuples, ``"inf"`` for infinity.
+    """``preset`` in plain JSON: lists for tuples, ``"inf"`` for infinity, nothing for what is :data:`LATER`.
 
     Example:
         >>> to_config(get_preset("catchup", "cppo"))["kappa_critic"]
         'inf'
     """
-    return {key: _plain(value) for key, value in asdict(preset).items()}
+    values = asdict(preset)
+    return {key: _plain(value) for key, value in values.items() if key not in LATER or value != LATER[key]}
 
 
 def from_config(task: str, algo: str, values: Mapping[str, Any]) -> OnPolicy:
@@ -99,6 +100,7 @@ def from_config(task: str, algo: str, values: Mapping[str, Any]) -> OnPolicy:
         raise ValueError(f"no algorithm {algo!r} on task {task!r}")
     kind = type(get_preset(task, algo))
     kinds, known = get_type_hints(kind), {f.name for f in fields(kind)}
+    values = {**{key: value for key, value in LATER.items() if key in known}, **values}
     if odd := sorted(known ^ values.keys()):
         raise ValueError(f"hyper-parameters missing or unknown: {', '.join(odd)}")
     result: dict[str, Any] = {}

@@ -55,7 +55,8 @@ class DMPO:
             log |= {"model_loss": fit.loss, "model_loss_holdout": fit.holdout, "model_gradient_steps": fit.steps}
             newest = np.flatnonzero(~self.data["held"])[-preset.model_batch :]
             log["model_error_train"] = self.model.error(*(self.data[k][newest] for k in ("obs", "action", "next_obs")))
-        rounds = []
+        with watch("update"):
+            rounds = [self.agents.update(real, self.rng) for _ in range(preset.real_rounds)]
         for _ in range(preset.model_rounds):  # 7: B rounds
             with watch("imagine"):
                 self.model_env.reset(self.rng)  # 8, 9: M branches
@@ -83,7 +84,7 @@ class DMPO:
         return {
             "floats_policy": communication.acting(graph, d, hears),
             "floats_model": communication.modelling(graph, d, models, hears, imagined, self._known),
-            "floats_critic": imagined * judged,
+            "floats_critic": (preset.real_rounds + imagined) * judged,
         }
 
     def state_dict(self) -> dict[str, Any]:

@@ -175,9 +175,16 @@ class ModelPreset(Branching, Preset):
     """Networks in each local model; in a rollout every prediction is that of a random one."""
     neighbor_actions: bool = False
     """Whether a local model knows the actions of the agents it hears, and not only its own."""
+    real_rounds: int = 0
+    """Updates on the real rollout, before the rounds in the model: none in Algorithm 1."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.real_rounds and self.minibatches > self.copies * self.rollout_steps:
+            raise ValueError(
+                f"minibatches = {self.minibatches} exceeds the copies * rollout_steps = "
+                f"{self.copies * self.rollout_steps} samples of a real round; lower it, or leave out real_rounds"
+            )
         if self.copies * self.rollout_steps > self.buffer:
             raise ValueError(
                 f"buffer = {self.buffer} is too small for a rollout of copies * rollout_steps = "
@@ -185,6 +192,11 @@ class ModelPreset(Branching, Preset):
             )
 
 
+LATER: Mapping[str, Any] = {"real_rounds": 0}
+"""Fields that came after the first results, with the value that changes nothing.
+
+At it they are left out of what identifies a run, so that earlier runs remain what they are.
+"""
 RADII = ("kappa_policy", "kappa_critic", "kappa_model")
 _POSITIVE: tuple[Callable[[Any], bool], str] = (lambda x: x > 0 and math.isfinite(x), "positive")
 _COUNT: tuple[Callable[[Any], bool], str] = (lambda x: x >= 1, "at least 1")
@@ -200,6 +212,7 @@ _RANGES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     **dict.fromkeys(("hidden", "hidden_model"), _WIDTHS),
     **dict.fromkeys(("reward_scale", "action_sd", "lr", "lr_actor", "lr_critic", "lr_model", "clip"), _POSITIVE),
     **dict.fromkeys(("copies", "rollout_steps", "updates", "minibatches", "warmup_steps", "model_batch"), _COUNT),
+    "real_rounds": _NOT_NEGATIVE,
     **dict.fromkeys(("model_steps", "model_rounds", "branches", "model_horizon", "buffer", "recent"), _COUNT),
     **dict.fromkeys(("critic_steps", "width", "ensemble"), _COUNT),
 }

@@ -79,6 +79,7 @@ _AUTHORS_EVERYWHERE: Mapping[str, Any] = {
     "holdout": 0.0,
     "ensemble": 1,
     "neighbor_actions": False,
+    "real_rounds": 0,
 }
 
 

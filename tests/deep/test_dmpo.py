@@ -77,6 +77,21 @@ def test_an_epoch_is_algorithm_one(monkeypatch):
         assert learner.agents.gradient_steps == (epoch + 1) * 3 * 2 * 5
 
 
+def test_real_rounds_come_first_and_learn_from_the_rollout_at_hand(monkeypatch):
+    learner = DMPO(make_env("catchup", 2), replace(PRESET, real_rounds=2), seed=0)
+    calls = watched(learner, monkeypatch)
+    log = learner.epoch()
+    main = [(name, what) for name, what in calls if not (name == "branch" and what is None)]
+    assert [name for name, _ in main] == ["collect", "add", "fit", "update", "update", *["branch", "update"] * 3]
+    assert main[3][1] is main[4][1] is main[0][1]
+    assert learner.agents.gradient_steps == (2 + 3) * 2 * 5
+    plain = DMPO(make_env("catchup", 2), PRESET, seed=0).epoch()
+    ratio = (2 + 3 * 6 * 5 / 60) / (3 * 6 * 5 / 60)
+    assert log["floats_critic"] == pytest.approx(ratio * plain["floats_critic"])
+    with pytest.raises(ValueError, match=r"minibatches = 41 exceeds the .* = 40 samples of a real round"):
+        replace(PRESET, real_rounds=1, minibatches=41, branches=20)
+
+
 def test_every_network_has_its_own_width_and_step_size():
     learner = DMPO(make_env("catchup", 2), PRESET, seed=0)
     for optimizer, rate in (

@@ -11,7 +11,7 @@ pytest.importorskip("torch")
 from benchmarks.charges import collision, driving
 from dmpo_deep.algorithms import ALGORITHMS
 from dmpo_deep.config import from_config, to_config
-from dmpo_deep.hyperparameters import ModelPreset, Preset, RecurrentPreset
+from dmpo_deep.hyperparameters import LATER, ModelPreset, Preset, RecurrentPreset
 from dmpo_deep.presets import PRESETS, get_preset, override, paper_fields
 
 TABLE_I = """
@@ -107,6 +107,17 @@ def test_the_same_task_and_idea_have_the_same_hyper_parameters():
     for task in ("catchup", "slowdown", "ring"):
         dppo, cppo = (get_preset(task, algo, "paper") for algo in ("dppo", "cppo"))
         assert dataclasses.replace(dppo, kappa_critic=math.inf) == cppo
+
+
+def test_fields_that_came_later_do_not_change_what_a_run_is():
+    preset = get_preset("catchup", "dmpo")
+    for key, neutral in LATER.items():
+        assert getattr(preset, key) == neutral
+        assert key not in to_config(preset)
+    more = dataclasses.replace(preset, real_rounds=2)
+    assert to_config(more) == to_config(preset) | {"real_rounds": 2}
+    for given in (preset, more):
+        assert from_config("catchup", "dmpo", to_config(given)) == given
 
 
 @pytest.mark.parametrize(
