@@ -1,0 +1,66 @@
+"""What a learner should prefer: driving or crashing on the platoon, driving or standing still on the ring.
+
+python benchmarks/incentives.py
+
+Discounted returns of an agent from the start of an episode, means over agents and training draws. On the platoon: what
+driving costs at the discount of the presets, in training units, and what a collision at once is charged; if that is
+less than the best controller's cost, learning well means crashing. On the ring: what controllers are worth at several
+discounts. Standing still is worth 0. Going faster by u, once and for all, costs 40 u and brings at most 0.2 u / (1 -
+gamma), so that up to gamma = 0.995 nothing is worth more.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+
+from dmpo_deep.controllers import CONTROLLERS
+from dmpo_deep.envs import make_env
+
+PLATOONS, DRIVERS, GAMMA = ("catchup", "slowdown"), ("linear", "mixture", "always", "random"), 0.99
+RING, GAMMAS = ("proportional-0.1", "proportional-0.3", "linear", "random"), (0.99, 0.995, 0.998, 0.999)
+
+
+def rewards(task: str, controller: str, copies: int, **options: Any) -> np.ndarray:
+    """Mean reward of an agent in each step of an episode, ``[horizon]``, in training units."""
+    env, rng = make_env(task, copies, **options), np.random.default_rng(0)
+    policy, obs, rows = CONTROLLERS[task][controller].make(env), env.reset(rng), []
+    for _ in range(env.horizon):
+        obs, reward, *_ = env.step(policy(obs, rng)[0])
+        rows.append(float(reward.mean()))
+    return np.array(rows)
+
+
+def discounted(reward: np.ndarray, gamma: float) -> float:
+    """Sum of ``gamma**t reward[t]``."""
+    return float(reward @ gamma ** np.arange(len(reward)))
+
+
+def driving(task: str, controller: str, gamma: float = GAMMA) -> float:
+    """Discounted cost of an agent's episode; a platoon that collides pays the whole frozen tail."""
+    return -discounted(rewards(task, controller, 64, collision="freeze", gamma=gamma), gamma)
+
+
+def collision(task: str, scale: float, gamma: float = GAMMA) -> float:
+    """Charge of a collision in the first step."""
+    env = make_env(task, 1, collision_scale=scale, gamma=gamma)
+    obs = env.reset(np.random.default_rng(0))
+    return -float(env.termination(obs, np.zeros(1, dtype=int))[1][0])
+
+
+def main() -> None:
+    """One line a task, and one a controller of the ring."""
+    for task in PLATOONS:
+        paid = ", ".join(f"{CONTROLLERS[task][name].label} {driving(task, name):.1f}" for name in DRIVERS)
+        charged = ", ".join(f"scale {scale:g}: {collision(task, scale):.1f}" for scale in (0.2, 0.5, 1.0))
+        sys.stdout.write(f"{task}: driving costs {paid}; a collision at once {charged}\n")
+    for name in RING:
+        reward = rewards("ring", name, 16, observation="local")
+        worth = ", ".join(f"{discounted(reward, gamma):+.2f} at {gamma:g}" for gamma in GAMMAS)
+        sys.stdout.write(f"ring: {CONTROLLERS['ring'][name].label} is worth {worth}\n")
+
+
+if __name__ == "__main__":
+    main()
