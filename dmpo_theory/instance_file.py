@@ -12,7 +12,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dmpo_theory.errors import shown, unknown_name
+from dmpo_theory.errors import MOST_AXES, shown, unknown_name
 from dmpo_theory.files import write_text
 from dmpo_theory.graph import AgentGraph
 from dmpo_theory.mdp import LocalPolicy, NetworkedMDP
@@ -50,13 +50,11 @@ def load_instance(path: str | Path) -> Instance:
         cut = "; it ends too early, write it again" if error.pos >= len(text.rstrip()) - 1 else ""
         raise ValueError(f"{path} is not JSON: line {error.lineno}, column {error.colno}: {error.msg}{cut}") from None
     except RecursionError:
-        raise ValueError(f"{path} has lists too deep within lists; a table has as many levels as axes") from None
+        raise ValueError(f"{path} has lists too deep within lists; a table has as many as axes") from None
     except ValueError as error:
         raise ValueError(f"{path} cannot be read as JSON: {error}") from None
     try:
         return _parse(content, default_name=path.stem)
-    except RecursionError:
-        raise ValueError(f"{path} has lists too deep within lists; a table has as many levels as axes") from None
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
@@ -150,6 +148,8 @@ def _parents(key: str, content: dict[str, Any]) -> tuple[tuple[int, ...], ...]:
 def _numbers(value: Any, place: str) -> Any:
     """The same nested lists with rational strings turned into floats."""
     if isinstance(value, list):
+        if place.count("[") > MOST_AXES:
+            raise ValueError(f"{place.split('[')[0]} has lists too deep within lists; a table has as many as axes")
         return [_numbers(item, f"{place}[{k}]") for k, item in enumerate(value)]
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise ValueError(f'{place} = {shown(value)} is not a number; write 0.9 or "9/10"')

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.drills.harness import SMALL, Drill, Finding, dmpo, shown
+from benchmarks.drills.harness import SMALL, Drill, Finding, dmpo, forked, shown
 from dmpo_deep import checkpoint, log
 from dmpo_deep.algorithms import ALGORITHMS
 from dmpo_deep.config import CONFIG, read_config
@@ -22,7 +22,7 @@ SAMPLE = 20
 
 
 def _run(folder: Path) -> Path:
-    done = dmpo(*TRAIN, "--steps", STEPS, "--out", folder / "run")
+    done = forked(*TRAIN, "--steps", STEPS, "--out", folder / "run")
     if done.returncode:
         raise RuntimeError(shown(done.stderr))
     return folder / "run"
@@ -50,7 +50,7 @@ def _commands_refuse(run: Path) -> str:
     """What is wrong with how commands meet it: status 2, the file's name, and nothing written or trained."""
     before = {p.name: p.read_bytes() for p in run.iterdir()}
     for arguments in ((*TRAIN, "--steps", 1600, "--out", run, "--resume"), ("evaluate", run)):
-        done = dmpo(*arguments)
+        done = forked(*arguments)
         if done.returncode != 2 or str(run / log.CHECKPOINT) not in done.stderr or "Traceback" in done.stderr:
             return f"{arguments[0]}: status {done.returncode}, {shown(done.stderr)}"
     return "" if {p.name: p.read_bytes() for p in run.iterdir()} == before else "something was written"
@@ -64,7 +64,7 @@ def _each(drill: Drill, name: str, damaged: Iterator[tuple[str, bytes]], run: Pa
             said, commands = said or _commands_refuse(run), commands + 2
         wrong = wrong or (f"{what}: {said}" if said else "")
     (run / log.CHECKPOINT).write_bytes(saved)
-    done = dmpo(*TRAIN, "--steps", 1200, "--out", run, "--resume")
+    done = forked(*TRAIN, "--steps", 1200, "--out", run, "--resume")
     wrong = wrong or (shown(done.stderr) if done.returncode else "")
     return Finding(name, not wrong, {"files": count, "commands": commands}, wrong or f"of {len(saved)} bytes")
 
@@ -150,7 +150,7 @@ def hostile(drill: Drill) -> Iterator[Finding]:
         mark.unlink(missing_ok=True)
         wrong, count = "" if armed else "the bomb does not go off when it is loaded", 0
         for arguments in _readers(folder, data):
-            done = dmpo(*arguments)
+            done = forked(*arguments)
             count += 1
             if mark.exists():
                 wrong = wrong or f"{arguments} ran it"
@@ -174,7 +174,7 @@ def _readers(folder: Path, data: bytes) -> Iterator[tuple[object, ...]]:
         shutil.copy(clean / name, run / name)
     results = folder / "kept"
     for name in ("runs.csv", "catchup.csv"):
-        dmpo("collect", clean, "--into", results)
+        forked("collect", clean, "--into", results)
         (results / name).write_bytes(data)
         yield "collect", clean, "--into", results
         yield "plot", results, "--out", folder / "plot"

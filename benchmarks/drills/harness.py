@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -93,15 +96,47 @@ def command(*arguments: object, code: str = DMPO) -> list[str]:
     return [sys.executable, "-c", code, *map(str, arguments)]
 
 
-def dmpo(
-    *arguments: object, code: str = DMPO, timeout: float = 600, prefix: Sequence[str] = (), **variables: str
-) -> subprocess.CompletedProcess[str]:
-    """Run it to its end; what it said, as text."""
+def dmpo(*arguments: object, code: str = DMPO, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run it to its end in an interpreter of its own; what it said, as text."""
     return subprocess.run(
-        [*prefix, *command(*arguments, code=code)],
-        capture_output=True, text=True, timeout=timeout, env=environment(**variables), cwd=ROOT, check=False,
+        command(*arguments, code=code),
+        capture_output=True, text=True, timeout=1800, env=environment(**variables), cwd=ROOT, check=False,
         errors="replace",
     )  # fmt: skip
+
+
+def forked(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """As :func:`dmpo`, in a fork of this process, which has imported everything: most of a short command is that."""
+    import torch.utils.tensorboard  # noqa: F401
+
+    from dmpo_deep import cli
+
+    given = list(map(str, arguments))
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        sys.stdout.flush()
+        if not (pid := os.fork()):
+            status = 70
+            try:
+                for file, number in ((out, 1), (err, 2)):
+                    os.dup2(file.fileno(), number)
+                os.chdir(ROOT)
+                signal.signal(signal.SIGINT, signal.default_int_handler)
+                status = cli.main(given)
+            except SystemExit as stop:
+                status = stop.code if isinstance(stop.code, int) else 1
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                for stream in (sys.stdout, sys.stderr):
+                    with contextlib.suppress(OSError, ValueError):
+                        stream.flush()
+                os._exit(status)
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        said = []
+        for file in (out, err):
+            file.seek(0)
+            said.append(file.read().decode(errors="replace"))
+    return subprocess.CompletedProcess(given, status, *said)
 
 
 def started(*arguments: object, code: str = DMPO, stderr: Any = subprocess.DEVNULL, **variables: str) -> Any:

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.drills.harness import Drill, Finding, dmpo, shown
+from benchmarks.drills.harness import Drill, Finding, forked, shown
 from benchmarks.drills.mutations import BASES, mutated
 from dmpo_theory.errors import ProblemTooLarge
 from dmpo_theory.instance_file import load_instance
@@ -170,7 +170,7 @@ def judge_range(start: int, stop: int) -> list[tuple[int, str, str]]:
 
 
 def mutated_files(drill: Drill, count: int = 10_000, at_once: int = 250) -> Iterator[Finding]:
-    """Files in this process's children, one at a time; a crash of a child would be seen as one."""
+    """Mutated instance files, each read and solved: answered rightly or refused with a line, within its time."""
     for start in drill.missing(range(0, count, at_once)):
         with ProcessPoolExecutor(1, get_context("spawn")) as pool:
             found = pool.submit(judge_range, start, start + at_once).result(3600)
@@ -186,7 +186,7 @@ def through_the_command(drill: Drill, count: int = 200) -> Iterator[Finding]:
         with TemporaryDirectory(prefix="dmpo-drill-") as folder:
             path, out = Path(folder) / "mutated.json", Path(folder) / "out.json"
             path.write_bytes(data)
-            done = dmpo("solve", path, "--out", out, timeout=120)
+            done = forked("solve", path, "--out", out)
             said = done.stderr.strip()
             fine = done.returncode == 0 and out.exists() if not said else (
                 done.returncode == 2 and said.startswith("dmpo: error: ") and len(said.splitlines()) == 1

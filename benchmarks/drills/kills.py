@@ -136,7 +136,7 @@ IN_SUMO = ("copies=2", "rollout_steps=100", "hidden=8", "updates=2")
 RUNS = {
     **{f"catchup {algo}": ("catchup", algo, 8000, 400, SMALL[algo]) for algo in ALGORITHMS},
     "catchup dmpo, tuned": ("catchup", "dmpo", 12_000, 1200, ()),
-    "eight dppo": ("eight", "dppo", 6000, 3000, (*IN_SUMO, "environment.right_of_way=inside")),
+    "eight dppo": ("eight", "dppo", 4000, 2000, (*IN_SUMO, "environment.right_of_way=inside")),
     "atsc dppo": ("atsc", "dppo", 3000, 600, (*IN_SUMO, "environment.num_seconds=300")),
 }
 """Case -> task, algorithm, steps, steps between evaluations, and what makes it small."""

@@ -104,8 +104,11 @@ def _places(tree: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 
 def _parsed(text: str) -> Any:
+    """The tree, or a sound one where an earlier mutation has left none that can be walked."""
     try:
-        return json.loads(text)
+        tree = json.loads(text)
+        _places(tree)
+        return tree
     except (ValueError, RecursionError):
         return json.loads(BASES["path"])
 
