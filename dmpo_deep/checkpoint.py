@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +14,12 @@ import safetensors.numpy
 import torch
 from safetensors import SafetensorError, safe_open
 
-FORMAT = "dmpo-checkpoint/1"
+from dmpo_theory.files import whole
+
+FORMAT, UNSIGNED = "dmpo-checkpoint/2", "dmpo-checkpoint/1"
+"""The format, and the one before it, which is the same without a digest."""
+BLANK = "0" * hashlib.sha256().digest_size * 2
+"""What stands in the place of the digest while it is taken."""
 
 
 class CheckpointError(RuntimeError):
@@ -30,15 +35,14 @@ def save(path: Path, state: Any) -> None:
 
     Raises:
         TypeError: something else in the state.
+        OSError: the file cannot be written; the message names it and the remedy.
     """
     arrays: dict[str, np.ndarray] = {}
     tree = _flatten(state, arrays)
-    part = path.with_name(path.name + ".part")
-    with part.open("wb") as file:
-        file.write(safetensors.numpy.save(arrays, metadata={"format": FORMAT, "tree": json.dumps(tree)}))
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
+    metadata = {"format": FORMAT, "sha256": BLANK, "tree": json.dumps(tree)}
+    data = safetensors.numpy.save(arrays, metadata=metadata)
+    with whole(path, binary=True) as file:
+        file.write(_sealed(data, BLANK, hashlib.sha256(data).hexdigest()))
 
 
 def load(path: Path, identity: Mapping[str, Any] | None = None) -> Any:
@@ -63,7 +67,9 @@ def load(path: Path, identity: Mapping[str, Any] | None = None) -> Any:
             f"{path} is truncated or is no checkpoint ({error}); restore it from a copy, or train again"
         ) from error
     found = metadata.get("format")
-    if found != FORMAT:
+    if "sha256" in metadata or found == FORMAT:
+        _require_digest(path, metadata.get("sha256", ""))
+    if found not in (FORMAT, UNSIGNED):
         raise CheckpointError(
             f"{path} has format {found!r}, and this version reads {FORMAT!r}; "
             "load it with the version that wrote it, or train again"
@@ -78,6 +84,20 @@ def load(path: Path, identity: Mapping[str, Any] | None = None) -> Any:
                 "one copy, or train again"
             )
     return state
+
+
+def _require_digest(path: Path, digest: str) -> None:
+    """Refuse a file of which a single bit is not as it was written."""
+    data = _sealed(path.read_bytes(), digest, BLANK)
+    if hashlib.sha256(data).hexdigest() != digest:
+        raise CheckpointError(
+            f"{path} is damaged: its bytes are not those that were written; restore it from a copy, or train again"
+        )
+
+
+def _sealed(data: bytes, before: str, after: str) -> bytes:
+    """The file with another digest in its header, where quotes within values are escaped and no key is as this one."""
+    return data.replace(f'"sha256":"{before}"'.encode(), f'"sha256":"{after}"'.encode(), 1)
 
 
 @contextmanager

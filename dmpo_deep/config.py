@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any, get_type_hints
 from dmpo_deep.envs import make_env
 from dmpo_deep.hyperparameters import LATER, OnPolicy
 from dmpo_deep.presets import PARSERS, PRESETS, get_preset
+from dmpo_theory.files import write_text
 
 CONFIG = "config.json"
 
@@ -45,9 +45,7 @@ class RunConfig:
 
     def write(self, run: Path) -> None:
         """Write ``config.json`` in the folder ``run``, whole or not at all."""
-        part = run / (CONFIG + ".part")
-        part.write_text(json.dumps({**asdict(self), **self.identity}, indent=2, allow_nan=False) + "\n")
-        os.replace(part, run / CONFIG)
+        write_text(run / CONFIG, json.dumps({**asdict(self), **self.identity}, indent=2, allow_nan=False) + "\n")
 
 
 def read_config(run: Path) -> RunConfig:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from dmpo_deep.envs import NetworkedEnv, Policy
+from dmpo_deep.envs.validate import require_finite_answer
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,16 +83,19 @@ def play(
 
     Raises:
         ValueError: ``skip`` is negative or leaves nothing to measure.
+        FloatingPointError: an observation or reward is no finite number.
     """
     if not 0 <= skip < env.horizon:
         raise ValueError(f"skip = {skip}; give 0 to {env.horizon - 1}, for some step of an episode must be measured")
     require_end(env)
     obs, copies = env.reset(starts), np.arange(env.batch)
+    require_finite_answer(env, observation=obs)
     metric, steps = np.zeros((rounds, env.batch)), np.zeros((rounds, env.batch))
     measures, outcomes = ({name: np.zeros_like(metric) for name in names} for names in (env.measures, env.outcomes))
     episode, collided = np.zeros(env.batch, dtype=int), np.zeros((rounds, env.batch), dtype=bool)
     while (running := episode < rounds).any():
-        obs, _, terminated, truncated, info = env.step(policy(obs, acts)[0])
+        obs, reward, terminated, truncated, info = env.step(policy(obs, acts)[0])
+        require_finite_answer(env, info["step"], observation=obs, reward=reward)
         now = episode[running], copies[running]
         metric[now] += info["metric"][running]
         if (counted := running & (info["step"] >= skip)).any():

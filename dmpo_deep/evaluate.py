@@ -22,6 +22,7 @@ from dmpo_deep.episodes import Episodes, play
 from dmpo_deep.learner import Population
 from dmpo_deep.nets import one_thread
 from dmpo_theory.errors import unknown_name
+from dmpo_theory.files import whole
 
 EVALUATION_RANDOMNESS = (1001, 1)
 """Entropy of what evaluations draw beyond the published draws, such as the noise of human drivers."""
@@ -145,7 +146,7 @@ def check_file(path: Path, overwrite: bool) -> None:
 
 
 def _write(path: Path, results: Mapping[str, Episodes]) -> None:
-    with path.open("w", newline="") as file:
+    with whole(path) as file:
         writer = csv.writer(file)
         first = next(iter(results.values()))
         writer.writerow(["policy", "draw", "metric", "collided", *first.measures, *first.outcomes])

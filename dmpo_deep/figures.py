@@ -30,6 +30,7 @@ from dmpo_deep.report import (
 )
 from dmpo_deep.results import Result
 from dmpo_deep.summary import value_at
+from dmpo_theory.files import whole
 
 PLANS = Path(__file__).parent / "plans"
 FAR = 20.0
@@ -127,7 +128,7 @@ def profiles(runs: Sequence[Path], path: Path) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(COLUMN_WIDTH, 0.3 + 1.5 * len(runs)), layout="constrained", dpi=300)
-    with path.with_suffix(".csv").open("w", newline="") as file:
+    with whole(path.with_suffix(".csv")) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["task", "car", "seconds", "position", "speed", "headway"])
         for row, run in zip(figure.subplots(len(runs), 2, squeeze=False), runs, strict=True):

@@ -35,7 +35,7 @@ class IndependentAgents(LocalAgents):
         """One actor step and ``critic_steps`` critic steps on a rollout; what is worth logging.
 
         Raises:
-            FloatingPointError: a weight is not finite any more.
+            FloatingPointError: a loss or weight is not finite any more.
         """
         target, advantage = map(agents_first, self.estimates(data))
         if self.preset.normalize_advantage:
@@ -43,11 +43,11 @@ class IndependentAgents(LocalAgents):
         obs, action = tensor(data.obs), agents_first(tensor(data.action))
         log_prob, entropy = self.actor.evaluate(self.actor.net.gather(obs), action)
         loss, spread = self.policy_loss(log_prob, log_prob.detach(), advantage), entropy.mean(dim=1)
-        descend(self.actor_optimizer, [(loss - self.preset.entropy * spread).sum()])
+        descend("actor", self.actor_optimizer, [(loss - self.preset.entropy * spread).sum()])
         heard = self.critic.gather(obs)
         for _ in range(self.preset.critic_steps):
             squared = value_loss(self.critic(heard)[..., 0], target)
-            descend(self.critic_optimizer, [squared.sum()])
+            descend("critic", self.critic_optimizer, [squared.sum()])
         self.gradient_steps += 1
         require_finite("actor", self.actor)
         require_finite("critic", self.critic)

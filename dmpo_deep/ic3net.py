@@ -239,7 +239,7 @@ class TalkingAgents:
                 surrogate = clipped_loss(log_prob, old[:, part], advantage[:, part], preset.clip)
                 squared, spread = ((said.value - target[:, part]) ** 2).mean(dim=1), entropy.mean(dim=1)
                 loss = surrogate + preset.value_weight * squared - preset.entropy * spread
-                descend(self.optimizer, [loss.sum()])
+                descend("agents", self.optimizer, [loss.sum()])
                 with torch.no_grad():
                     kl = divergence(log_prob, old[:, part]).mean()
                     clipped = (((log_prob - old[:, part]).exp() - 1).abs() > preset.clip).float().mean()

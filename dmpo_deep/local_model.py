@@ -136,7 +136,7 @@ class LocalModel(nn.Module, ABC):
 
         Raises:
             ValueError: every transition is terminal, so that there is no reward to learn.
-            FloatingPointError: a weight is not finite any more.
+            FloatingPointError: a loss or weight is not finite any more.
         """
         inputs, target, alive, held = self._prepared(data)
         losses, looks, look = [], list[Tensor](), max(steps // LOOKS, 1)
@@ -145,7 +145,7 @@ class LocalModel(nn.Module, ABC):
             size = batch if self.ensemble == 1 else (self.ensemble, batch)
             chosen = tensor(rng.integers(len(alive), size=size))
             error = self._error(self.net(self._parts(inputs, chosen)), self._parts(target, chosen), alive[chosen])
-            descend(self.optimizer, [error.mean(dim=(1, 2)).sum()], going.repeat(self.ensemble))
+            descend("model", self.optimizer, [error.mean(dim=(1, 2)).sum()], going.repeat(self.ensemble))
             losses.append(float(error.detach().mean()))
             if held is not None and (step % look == 0 or step == steps):
                 looks.append(self._losses(*held))

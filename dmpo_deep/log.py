@@ -10,11 +10,13 @@ import sys
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import TextIO
+from typing import IO, Any
 
 import numpy as np
 import torch
 from tqdm import tqdm
+
+from dmpo_theory.files import whole
 
 PROGRESS, CHECKPOINT, WARNINGS = "progress.csv", "checkpoint.safetensors", "warnings.txt"
 
@@ -116,19 +118,15 @@ class RunLog:
         from torch.utils.tensorboard import SummaryWriter  # here, so that evaluations and reports do without
 
         self._run, self._columns, path = run, list(columns), run / PROGRESS
-        part = path.with_name(path.name + ".part")
-        with part.open("w", newline="") as file:
+        with whole(path) as file:
             writer = self._csv(file)
             writer.writeheader()
             writer.writerows(rows)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
         self._file = path.open("a", newline="")
         self._writer = self._csv(self._file)
         self._events = SummaryWriter(str(run), purge_step=int(rows[-1][columns[0]]) + 1 if rows else None)
 
-    def _csv(self, file: TextIO) -> csv.DictWriter[str]:
+    def _csv(self, file: IO[Any]) -> csv.DictWriter[str]:
         return csv.DictWriter(file, self._columns, lineterminator="\n")
 
     def write(self, row: Mapping[str, float | None]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import ctypes
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import pairwise
@@ -21,6 +22,8 @@ from torch import Tensor, nn
 from dmpo_theory.graph import AgentGraph
 
 M = TypeVar("M", bound=nn.Module)
+
+SMALLER = "smaller learning rates may help"
 
 
 @contextmanager
@@ -86,17 +89,22 @@ def require_finite(kind: str, network: nn.Module, n: int | None = None) -> None:
         for i in torch.nonzero(~torch.isfinite(weight))[:, 0]
     }
     if bad:
-        raise FloatingPointError(f"weights of the {kind} are not finite any more for agents {sorted(bad)}")
+        raise FloatingPointError(f"weights of the {kind} are not finite any more for agents {sorted(bad)}; {SMALLER}")
 
 
-def descend(optimizer: torch.optim.Optimizer, losses: Iterable[Tensor], going: Tensor | None = None) -> None:
-    """One step down the sum of ``losses``, of all agents or of those in ``going [n]``.
+def descend(kind: str, optimizer: torch.optim.Optimizer, losses: Iterable[Tensor], going: Tensor | None = None) -> None:
+    """One step of the ``kind``'s weights down the sum of ``losses``, of all agents or of those in ``going [n]``.
 
     The others keep weights and Adam's moments. Parameters and moments are agent-major. Adam's momentum moves a weight
     even at zero gradient, so what is to stay is put back. Adam's count of steps is one for all and runs on.
+
+    Raises:
+        FloatingPointError: a loss is not finite; the weights are as they were.
     """
     optimizer.zero_grad(set_to_none=False)  # others may look at the same memory
     for loss in losses:
+        if not math.isfinite(value := loss.item()):
+            raise FloatingPointError(f"the loss of the {kind} is {value}; {SMALLER}")
         loss.backward()  # type: ignore[no-untyped-call]
     if going is None or going.all():
         optimizer.step()

@@ -13,6 +13,7 @@ from dmpo_deep.envs import ENVIRONMENTS, Policy, evaluation_env
 from dmpo_deep.envs.traffic import DT, Traffic
 from dmpo_deep.evaluate import EVALUATION_RANDOMNESS
 from dmpo_deep.learner import Population
+from dmpo_theory.files import save_figure
 
 Driver = Callable[[Any], Policy]
 """Makes the policy of an episode from its environment."""
@@ -95,7 +96,7 @@ def _draw_signals(task: str, driver: Driver, options: Mapping[str, Any], path: P
     total.legend(fontsize=7, frameon=False, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     for axes in (place, total):
         axes.set_xlabel("time (min)")
-    figure.savefig(path)
+    save_figure(figure, path)
 
 
 def _draw_cars(task: str, driver: Driver, options: Mapping[str, Any], path: Path) -> None:
@@ -119,7 +120,7 @@ def _draw_cars(task: str, driver: Driver, options: Mapping[str, Any], path: Path
     gaps.legend(fontsize=7, frameon=False, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     for axes in (space, gaps):
         axes.set_xlabel("time (s)")
-    figure.savefig(path)
+    save_figure(figure, path)
 
 
 _DRAWN: Mapping[str, Callable[..., None]] = {"signals": _draw_signals, "traffic": _draw_cars}

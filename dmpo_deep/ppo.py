@@ -248,7 +248,7 @@ class Agents(LocalAgents):
             over them; divergence after the last; the share of actor steps that ``kl_stop`` left out.
 
         Raises:
-            FloatingPointError: a weight is not finite any more.
+            FloatingPointError: a loss or weight is not finite any more.
         """
         preset, batch = self.preset, self._batch(data)
         rows, left_out, crews = [], [], self.crews()
@@ -257,8 +257,10 @@ class Agents(LocalAgents):
             left_out.append(float((~going).float().mean()))
             for part in minibatches(batch.target.shape[1], preset.minibatches, rng):
                 actor, critic = torch.zeros(3), torch.zeros(1)
-                descend(self.actor_optimizer, self._actor_losses(batch, self._pieces(part, crews), actor), going)
-                descend(self.critic_optimizer, self._critic_losses(batch, self._pieces(part, crews), critic))
+                descend(
+                    "actor", self.actor_optimizer, self._actor_losses(batch, self._pieces(part, crews), actor), going
+                )
+                descend("critic", self.critic_optimizer, self._critic_losses(batch, self._pieces(part, crews), critic))
                 rows.append(torch.cat([actor, critic]))
             self.gradient_steps += preset.minibatches
             if count == preset.updates or preset.kl_stop < math.inf:

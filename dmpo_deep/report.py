@@ -22,6 +22,7 @@ from dmpo_deep.controllers import CONTROLLERS, measured
 from dmpo_deep.evaluate import evaluate
 from dmpo_deep.intervals import SEEDS_FOR_INTERVAL, interquartile_mean
 from dmpo_deep.results import RUNS, Result, gather
+from dmpo_theory.files import save_figure, whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -158,11 +159,11 @@ def draw_curves(axes: Axes, groups: Sequence[Group], levels: Mapping[str, float]
 def save(figure: Figure, path: Path) -> None:
     """As PNG and as PDF."""
     for suffix in ("png", "pdf"):
-        figure.savefig(path.with_suffix(f".{suffix}"))
+        save_figure(figure, path.with_suffix(f".{suffix}"))
 
 
 def _write_curves(path: Path, groups: Sequence[Group]) -> None:
-    with path.open("w", newline="") as file:
+    with whole(path) as file:
         writer = csv.writer(file)
         writer.writerow(["task", "label", "score", "env_steps", "iqm", "low", "high", "seeds", "scores_by_seed"])
         for group in groups:
@@ -173,7 +174,7 @@ def _write_curves(path: Path, groups: Sequence[Group]) -> None:
 
 
 def _write_table(path: Path, groups: Sequence[Group], levels: Mapping[str, Mapping[str, float]]) -> None:
-    with path.open("w", newline="") as file:
+    with whole(path) as file:
         writer = csv.writer(file)
         columns = [f"{score.removeprefix('eval_')}{part}" for score in SCORES for part in ("", "_low", "_high")]
         writer.writerow(["task", "label", "seeds", "env_steps", "left_out", *columns])

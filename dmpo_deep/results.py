@@ -22,6 +22,7 @@ from dmpo_deep.algorithms import TITLES
 from dmpo_deep.config import CONFIG, RunConfig, read_config, to_config
 from dmpo_deep.golden import digest
 from dmpo_deep.presets import get_preset, key_values, override
+from dmpo_theory.files import whole
 
 RUNS = "runs.csv"
 RUN_COLUMNS = ("run", "task", "algo", "preset", "overrides", "seed", "steps", "eval_every", "trace")
@@ -235,20 +236,20 @@ def add(new: Iterable[Result], folder: Path) -> list[Result]:
             known[key] = result
     results = sorted(known.values(), key=lambda r: (r.task, r.label, r.seed, r.id))
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / RUNS).open("w", newline="") as file:
+    for task in sorted({result.task for result in results}):
+        with whole(_file_of(folder, task)) as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(COLUMNS)
+            for r in results:
+                if r.task == task:
+                    writer.writerows([r.id, *(_cell(row[name]) for name in COLUMNS[1:])] for row in r.rows)
+    with whole(folder / RUNS) as file:  # last: whenever this stops, every run that is listed has its rows
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow([*RUN_COLUMNS, *VERSIONS, "config"])
         for r in results:
             told = (r.id, r.task, r.algo, r.preset, json.dumps(r.overrides), r.seed, r.steps, r.eval_every, r.trace)
             config = json.dumps(r.hyperparameters, sort_keys=True)
             writer.writerow([*told, *(r.versions[name] for name in VERSIONS), config])
-    for task in {result.task for result in results}:
-        with _file_of(folder, task).open("w", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(COLUMNS)
-            for r in results:
-                if r.task == task:
-                    writer.writerows([r.id, *(_cell(row[name]) for name in COLUMNS[1:])] for row in r.rows)
     return results
 
 

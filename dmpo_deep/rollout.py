@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from dmpo_deep.envs import Policy, RolloutEnv
+from dmpo_deep.envs.validate import require_finite_answer
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,16 +49,23 @@ Forget = Callable[[np.ndarray], None]
 def rollout(
     env: RolloutEnv, policy: Policy, steps: int, rng: np.random.Generator, forget: Forget | None = None
 ) -> Trajectory:
-    """Continue ``env`` for ``steps`` steps of each copy; copies that end are reset at once, and forgotten."""
+    """Continue ``env`` for ``steps`` steps of each copy; copies that end are reset at once, and forgotten.
+
+    Raises:
+        FloatingPointError: an observation or reward is no finite number; the message names the step.
+    """
     obs, rows = env.observe(), []
+    require_finite_answer(env, observation=obs)
     for _ in range(steps):
         action, log_prob = policy(obs, rng)
         next_obs, reward, terminated, truncated, info = env.step(action)
+        require_finite_answer(env, info["step"], observation=next_obs, reward=reward)
         reward = reward.astype(np.float32)
         rows.append((obs, action, log_prob, reward, next_obs, terminated, truncated, info["step"], info["metric"]))
         ended = terminated | truncated
         if ended.any():
             obs = env.reset(rng, ended)
+            require_finite_answer(env, observation=obs)
             if forget is not None:
                 forget(ended)
         else:

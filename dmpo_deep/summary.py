@@ -15,6 +15,7 @@ import numpy as np
 
 from dmpo_deep.intervals import interquartile_mean, lower_median, ratio_of_medians
 from dmpo_deep.results import FLOATS, Result
+from dmpo_theory.files import whole, write_text
 
 if TYPE_CHECKING:
     from dmpo_deep.report import Group
@@ -132,9 +133,9 @@ def write(groups: Sequence[Group], folder: Path) -> None:
     """``summary`` and ``each-run``, as ``.csv`` and as ``.md``, in a folder."""
     for name, lines in (("summary", rows(groups)), ("each-run", each_run(groups))):
         header = list(lines[0])
-        with (folder / f"{name}.csv").open("w", newline="") as file:
+        with whole(folder / f"{name}.csv") as file:
             writer = csv.DictWriter(file, header, lineterminator="\n")
             writer.writeheader()
             writer.writerows(lines)
         cells = [header, ["---"] * len(header), *([line[column] for column in header] for line in lines)]
-        (folder / f"{name}.md").write_text("".join(f"| {' | '.join(row)} |\n" for row in cells))
+        write_text(folder / f"{name}.md", "".join(f"| {' | '.join(row)} |\n" for row in cells))

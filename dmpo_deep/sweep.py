@@ -24,6 +24,8 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import joblib
 from joblib.externals.loky.process_executor import BrokenProcessPool
 
+from dmpo_theory.files import vacant
+
 if TYPE_CHECKING:
     from dmpo_deep.config import RunConfig
 
@@ -105,7 +107,7 @@ class Training:
         if begun and log.standing(folder) >= self.steps < read_config(folder).latest["steps"]:
             return  # has had more than is asked for
         if folder.exists() and not begun:
-            if not ((folder / CONFIG).exists() or (folder / TRACEBACK).exists()):
+            if not (vacant(folder) or (folder / CONFIG).exists() or (folder / TRACEBACK).exists()):
                 raise FileExistsError(f"{folder} exists and is no run; move it, or give another --out")
             shutil.rmtree(folder)  # stopped before its first checkpoint: nothing to go on from
         train(
@@ -195,10 +197,12 @@ def attempt(job: Job, folder: Path, sweeper: int) -> Outcome:
             job.run(folder)
     except Exception:
         error = said.getvalue() + traceback.format_exc()
-        folder.mkdir(parents=True, exist_ok=True)
-        report.write_text(error)
+        with contextlib.suppress(OSError):  # a full disk is what the error may be about
+            folder.mkdir(parents=True, exist_ok=True)
+            report.write_text(error)
         return Outcome(job.name, error)
-    report.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        report.unlink(missing_ok=True)
     return Outcome(job.name, "")
 
 

@@ -25,10 +25,11 @@ from dmpo_deep.episodes import require_end
 from dmpo_deep.evaluate import evaluate_controller, evaluate_policy
 from dmpo_deep.golden import digest
 from dmpo_deep.learner import Learner
-from dmpo_deep.nets import keep_freed_memory, one_thread
+from dmpo_deep.nets import SMALLER, keep_freed_memory, one_thread
 from dmpo_deep.presets import get_preset, key_values, override
 from dmpo_deep.watch import Watch, radii_beyond
 from dmpo_theory.errors import unknown_name
+from dmpo_theory.files import explained, vacant
 
 COLUMNS = (
     *("env_steps", "epoch", "train_return", "eval_sampled", "eval_greedy", "eval_score", "eval_score_greedy"),
@@ -88,7 +89,8 @@ def train(
         ValueError: an unknown name, a value out of range, or, with ``resume``, other settings than the run's or a
             damaged ``config.json`` or ``progress.csv``.
         CheckpointError: ``resume`` is set, and the checkpoint is damaged or of another run.
-        FloatingPointError: a loss or weight stopped being finite; nothing of that epoch is saved.
+        FloatingPointError: an observation, reward, loss or weight is not finite; nothing of that epoch is saved.
+        OSError: something could not be written; the last checkpoint is kept.
         FileExistsError: ``out`` exists and ``resume`` is not set.
         FileNotFoundError: ``resume`` is set and ``out`` has no checkpoint.
         KeyboardInterrupt: after Ctrl-C; the checkpoint is written and the message says how to continue.
@@ -97,7 +99,7 @@ def train(
     run, task, chosen, found = Path(out), config.task, config.preset, config.versions
     if resume:
         config = _continued(run, config)
-    elif run.exists():
+    elif not vacant(run):
         raise FileExistsError(f"{run} exists; give another --out, or --resume to continue it")
     keep_freed_memory()
     env = make_env(task, chosen.copies, gamma=chosen.gamma, **chosen.environment)
@@ -116,7 +118,7 @@ def train(
             return run
         _compare(config.latest["versions"], found)
         config = replace(config, resumed=(*config.resumed, {"steps": steps, "versions": found}))
-    run.mkdir(parents=True, exist_ok=resume)
+    run.mkdir(parents=True, exist_ok=True)
     config.write(run)
     for note in radii_beyond(env, chosen):
         tqdm.write(note, sys.stderr)
@@ -155,9 +157,9 @@ def train(
                     safe = books.env_steps
                 bar.update(books.env_steps - before)
     except FloatingPointError as error:
-        raise FloatingPointError(
-            f"epoch {epoch}: {error}; {_kept(run, safe)}. Smaller lr_actor, lr_critic or lr_model may help"
-        ) from error
+        raise FloatingPointError(f"epoch {epoch}: {error}; {_kept(run, safe)}") from error
+    except OSError as error:
+        raise OSError(f"epoch {epoch}: {explained(error, run)}; {_kept(run, safe)}") from error
     except KeyboardInterrupt:
         raise KeyboardInterrupt(_kept(run, safe)) from None
     if books.env_steps < steps:
@@ -208,7 +210,7 @@ def _learn(learner: Learner) -> dict[str, float | None]:
     learned = learner.epoch()
     bad = [f"{name} = {value}" for name, value in learned.items() if value is not None and not math.isfinite(value)]
     if bad:
-        raise FloatingPointError(", ".join(bad))
+        raise FloatingPointError(f"{', '.join(bad)}; {SMALLER}")
     return learned
 
 

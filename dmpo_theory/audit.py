@@ -7,7 +7,7 @@ import html
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from latex2mathml.converter import convert
 from dmpo_theory.claims import CLAIMS
 from dmpo_theory.claims.record import FAILS, NOT_APPLICABLE, Claim, Finding, Scope, as_text, not_applicable
 from dmpo_theory.errors import ProblemTooLarge, unknown_name
+from dmpo_theory.files import explained, write_text
 
 RECORD = "progress.jsonl"
 
@@ -105,33 +106,56 @@ def run(
     record = folder / RECORD
     done: dict[str, Row] = {}
     if record.exists():
-        first, *lines = record.read_text().splitlines()
-        lines = [line for line in lines if line.endswith("}")]  # a crash may have cut the last one short
-        earlier = json.loads(first)
+        earlier, lines = _recorded(record)
         for key in settings:
             if earlier.get(key) != settings[key]:
                 raise ValueError(
                     f"{folder} holds an audit with {key} = {earlier.get(key)!r}, not {settings[key]!r}; resume it with "
                     "the same settings, or give another --out"
                 )
-        done = {row["id"]: Row(**row) for row in map(json.loads, lines)}
-        record.write_text("\n".join([first, *lines]) + "\n")
+        done = {row["id"]: Row(**row) for row in lines}
     else:
         folder.mkdir(parents=True, exist_ok=True)
-        record.write_text(json.dumps(settings) + "\n")
+    write_text(record, "".join(json.dumps(line) + "\n" for line in (settings, *map(asdict, done.values()))))
     left = [claim for claim in claims if claim.id not in done]
-    with record.open("a") as file:
-        for claim in watch(left):
-            started = time.perf_counter()
-            try:
-                finding = claim.check(scope)
-            except ProblemTooLarge as error:
-                finding = not_applicable(str(error))
-            row = judge(claim, finding, scope, time.perf_counter() - started)
-            file.write(json.dumps(asdict(row)) + "\n")
-            file.flush()
-            done[claim.id] = row
+    try:
+        with record.open("a") as file:
+            for claim in watch(left):
+                started = time.perf_counter()
+                try:
+                    finding = claim.check(scope)
+                except ProblemTooLarge as error:
+                    finding = not_applicable(str(error))
+                row = judge(claim, finding, scope, time.perf_counter() - started)
+                file.write(json.dumps(asdict(row)) + "\n")
+                file.flush()
+                done[claim.id] = row
+    except OSError as error:
+        raise OSError(f"{explained(error, record)}, with --resume; {len(done)} claims are kept") from error
     return [done[claim.id] for claim in claims if claim.id in done]
+
+
+def _recorded(record: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Settings and rows of an audit that was begun; a last line that a crash cut short is left out.
+
+    Raises:
+        ValueError: a damaged record; the message names it and the line.
+    """
+    found: list[dict[str, Any]] = []
+    names = {field.name for field in fields(Row)}
+    for number, line in enumerate(record.read_text(errors="replace").splitlines(keepends=True), start=1):
+        if not line.endswith("\n"):
+            break
+        try:
+            content = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            content = error
+        if not isinstance(content, dict) or (number > 1 and (content.keys() != names or content["id"] not in CLAIMS)):
+            raise ValueError(f"{record}, line {number} is no row of an audit; restore it from a copy, or audit anew")
+        found.append(content)
+    if not found:
+        raise ValueError(f"{record} is empty; audit anew in another --out")
+    return found[0], found[1:]
 
 
 def write_json(rows: Sequence[Row], settings: dict[str, Any], path: Path) -> None:
@@ -143,7 +167,7 @@ def write_json(rows: Sequence[Row], settings: dict[str, Any], path: Path) -> Non
         for row in rows
     }
     content = {"settings": settings, "rows": [asdict(row) for row in rows], "claims": claims}
-    path.write_text(json.dumps(content, indent=1) + "\n")
+    write_text(path, json.dumps(content, indent=1) + "\n")
 
 
 def write_html(rows: Sequence[Row], settings: dict[str, Any], figures: Sequence[tuple[str, Path]], path: Path) -> None:
@@ -169,12 +193,13 @@ def write_html(rows: Sequence[Row], settings: dict[str, Any], figures: Sequence[
         f"{base64.b64encode(picture.read_bytes()).decode()}'><figcaption>{html.escape(caption)}</figcaption></figure>"
         for caption, picture in figures
     )
-    path.write_text(
+    write_text(
+        path,
         "<!doctype html><html lang='en'><meta charset='utf-8'><title>Audit</title>"
         f"<style>{_STYLE}</style><h1>Audit of the claims</h1><p>{html.escape(verdict)}. {html.escape(shown)}.</p>"
         "<table><thead><tr><th>claim</th><th>statement and hypotheses</th><th>verdict</th><th>ratio to printed</th>"
         "<th>ratio to corrected</th><th>tight form</th><th>witness</th></tr></thead>"
-        f"<tbody>{lines}</tbody></table>{pictures}</html>\n"
+        f"<tbody>{lines}</tbody></table>{pictures}</html>\n",
     )
 
 

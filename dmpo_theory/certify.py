@@ -28,6 +28,7 @@ import numpy.typing as npt
 from dmpo_theory.closed_loop import closed_loop
 from dmpo_theory.envelope import envelope, envelope_bytes
 from dmpo_theory.errors import GIB, ProblemTooLarge
+from dmpo_theory.files import whole
 from dmpo_theory.local_bounds import gradient_error_bound, local_quantities, value_error_bound
 from dmpo_theory.mdp import Array, LocalPolicy, NetworkedMDP
 
@@ -139,7 +140,7 @@ def certify(
 
 def write_rows(certificate: Certificate, path: Path) -> None:
     """One row a kappa; a bound that was left out is empty."""
-    with path.open("w", newline="") as file:
+    with whole(path) as file:
         writer = csv.writer(file)
         writer.writerow(
             ("kappa", "seen", "mean_seen", *certificate.bounds, "certified_error", "bound", "agent", "agents_certified")

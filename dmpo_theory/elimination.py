@@ -19,7 +19,7 @@ from typing import Protocol
 import numpy as np
 
 from dmpo_theory.closed_loop import ClosedLoop
-from dmpo_theory.errors import ProblemTooLarge
+from dmpo_theory.errors import too_many_axes
 from dmpo_theory.mdp import Array, contract
 
 TABLE_NUMBERS = 2**16
@@ -88,10 +88,7 @@ class Elimination:
         self.inside = tuple(range(chain.n)) if inside is None else tuple(sorted(inside))
         self.outside = (*self.inside, *sorted(read_outside(chain, self.inside)))
         if len(self.inside) + len(self.outside) > 52:
-            raise ProblemTooLarge(
-                f"{len(self.inside)} agents need more array axes than numpy has, few as their joint states are; "
-                "leave out agents that have one state only"
-            )
+            raise too_many_axes(f"{len(self.inside)} agents")
         self._order = greedy_order(chain, self.inside)
         self.multiplications, _ = elimination_cost(chain, self._order)
         self.roundings = sum(chain.n_states[i] for i in self.inside)

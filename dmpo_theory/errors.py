@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections.abc import Iterable
 
 import psutil
@@ -10,6 +11,9 @@ import psutil
 GIB = 2.0**30
 FITS_ANYWHERE = 2.0**26
 """Bytes for which nobody asks how much memory there is."""
+
+MOST_AXES = 64
+"""Of an array."""
 
 
 class ProblemTooLarge(MemoryError):
@@ -34,9 +38,29 @@ def require_memory(needed_bytes: float, what: str, remedy: str, limit_gib: float
         raise ProblemTooLarge(f"{what} needs {needed_bytes / GIB:.3g} GiB, the limit is {limit:.3g} GiB; {remedy}")
 
 
+def too_many_axes(what: str) -> ProblemTooLarge:
+    """The error for a problem of few numbers that spread over more axes than numpy's arrays have."""
+    return ProblemTooLarge(
+        f"{what} need more array axes than numpy has, few as their joint states are; leave out agents that have one "
+        "state only"
+    )
+
+
+def shown(value: object) -> str:
+    """``value`` for an error: short, however large it is.
+
+    Example:
+        >>> shown([0, 3]), shown([[0.5] * 9] * 9)
+        ('[0, 3]', '[[0.5, 0.5, 0.5, 0.5, 0.5, 0.5, ...], [0.5, 0.5, 0.5, 0.5, 0...')
+    """
+    text = reprlib.repr(value)  # neither deep nor wide, so that it is quickly made
+    return text if len(text) <= 60 else f"{text[:60]}..."
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> ValueError:
     """The error for a name that is not in a registry: suggests the nearest one and lists them all."""
     names = list(known)
     nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
     hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
-    return ValueError(f"unknown {kind} {name!r}{hint} (known: {', '.join(names)})")
+    told = repr(name) if len(name) < 60 else shown(name)
+    return ValueError(f"unknown {kind} {told}{hint} (known: {', '.join(names)})")

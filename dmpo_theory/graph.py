@@ -23,7 +23,7 @@ import numpy.typing as npt
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components, shortest_path
 
-from dmpo_theory.errors import require_memory, unknown_name
+from dmpo_theory.errors import require_memory, shown, unknown_name
 
 Array = npt.NDArray[np.float64]
 
@@ -68,16 +68,17 @@ class AgentGraph:
         found = set()
         for position, edge in enumerate(edges):
             if len(edge) != 2:
-                raise ValueError(f"edge {position} is {list(edge)!r}; give two agents, for example [0, 1]")
+                raise ValueError(f"edge {position} is {shown(list(edge))}; give two agents, for example [0, 1]")
             for end in edge:
                 if isinstance(end, bool) or not isinstance(end, int | np.integer) or not 0 <= end < n:
                     raise ValueError(
-                        f"edge {position}, {list(edge)!r}, names the missing node {end!r}; agents are 0 .. {n - 1}"
+                        f"edge {position}, {shown(list(edge))}, names the missing node {shown(end)}; "
+                        f"agents are 0 .. {n - 1}"
                     )
             i, j = sorted(int(end) for end in edge)
             if i == j:
                 raise ValueError(
-                    f"edge {position}, {list(edge)!r}, is a self loop; remove it, N_i contains agent i already"
+                    f"edge {position}, {shown(list(edge))}, is a self loop; remove it, N_i contains agent i already"
                 )
             found.add((i, j))
         return cls(tuple(range(n)), tuple(sorted(found)))

@@ -12,7 +12,8 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dmpo_theory.errors import unknown_name
+from dmpo_theory.errors import MOST_AXES, shown, unknown_name
+from dmpo_theory.files import write_text
 from dmpo_theory.graph import AgentGraph
 from dmpo_theory.mdp import LocalPolicy, NetworkedMDP
 
@@ -44,11 +45,13 @@ def load_instance(path: str | Path) -> Instance:
     except (UnicodeDecodeError, IsADirectoryError):
         raise ValueError(f"{path} is not a text file; an instance file is JSON in UTF-8") from None
     try:
-        content = json.loads(text)
+        content = json.loads(text, object_pairs_hook=_without_repeats)
     except json.JSONDecodeError as error:
         cut = "; it ends too early, write it again" if error.pos >= len(text.rstrip()) - 1 else ""
         raise ValueError(f"{path} is not JSON: line {error.lineno}, column {error.colno}: {error.msg}{cut}") from None
-    except (RecursionError, ValueError) as error:
+    except RecursionError:
+        raise ValueError(f"{path} has lists too deep within lists; a table has as many as axes") from None
+    except ValueError as error:
         raise ValueError(f"{path} cannot be read as JSON: {error}") from None
     try:
         return _parse(content, default_name=path.stem)
@@ -71,7 +74,16 @@ def save_instance(path: str | Path, mdp: NetworkedMDP, policy: LocalPolicy, name
         "transition_parents": mdp.transition_parents,
         "policy_parents": policy.parents,
     }
-    Path(path).write_text(json.dumps(content))
+    write_text(Path(path), json.dumps(content))
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {shown(twice)} stands there twice; keep the one that is meant")
+    return content
 
 
 def _parse(content: Any, default_name: str) -> Instance:
@@ -84,7 +96,7 @@ def _parse(content: Any, default_name: str) -> Instance:
     if missing:
         raise ValueError(f"the key {missing[0]!r} is missing")
     if content["format"] != FORMAT:
-        raise ValueError(f"format {content['format']!r} is not known; this version reads {FORMAT!r}")
+        raise ValueError(f"format {shown(content['format'])} is not known; this version reads {FORMAT!r}")
     n_states, n_actions = _sizes("n_states", content), _sizes("n_actions", content)
     if len(n_states) != len(n_actions):
         raise ValueError(
@@ -100,19 +112,19 @@ def _parse(content: Any, default_name: str) -> Instance:
             raise ValueError(f"reward[{i}] has shape {shape}, expected {(n_states[i], n_actions[i])} = [S_{i}, A_{i}]")
     gamma = content["gamma"]
     if isinstance(gamma, list):
-        raise ValueError(f'gamma = {gamma!r} is not a number; write 0.9 or "9/10"')
+        raise ValueError(f'gamma = {shown(gamma)} is not a number; write 0.9 or "9/10"')
     mdp = NetworkedMDP(graph, _numbers(gamma, "gamma"), transition, reward, _parents("transition_parents", content))
     local = LocalPolicy(mdp, policy, _parents("policy_parents", content))
     name = content.get("name", default_name)
-    if not isinstance(name, str):
-        raise ValueError(f"name = {name!r} is not a text")
+    if not isinstance(name, str) or not name.isprintable():
+        raise ValueError(f"name = {shown(name)} is not a text of one line; letters, digits and signs make one")
     return Instance(name, mdp, local)
 
 
 def _sizes(key: str, content: dict[str, Any]) -> list[int]:
     sizes = content[key]
     if not isinstance(sizes, list) or not sizes or not all(type(size) is int and size >= 1 for size in sizes):
-        raise ValueError(f"{key} = {sizes!r} must be a list of whole numbers >= 1, one per agent")
+        raise ValueError(f"{key} = {shown(sizes)} must be a list of whole numbers >= 1, one per agent")
     return sizes
 
 
@@ -136,12 +148,13 @@ def _parents(key: str, content: dict[str, Any]) -> tuple[tuple[int, ...], ...]:
 def _numbers(value: Any, place: str) -> Any:
     """The same nested lists with rational strings turned into floats."""
     if isinstance(value, list):
+        if place.count("[") > MOST_AXES:
+            raise ValueError(f"{place.split('[')[0]} has lists too deep within lists; a table has as many as axes")
         return [_numbers(item, f"{place}[{k}]") for k, item in enumerate(value)]
     if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise ValueError(f'{place} = {value!r} is not a number; write 0.9 or "9/10"')
+        raise ValueError(f'{place} = {shown(value)} is not a number; write 0.9 or "9/10"')
     try:
         # Fraction would spell out an exponent: "1e99999999" is left to float
         return float(Fraction(value)) if isinstance(value, str) and "/" in value else float(value)
     except (ValueError, ZeroDivisionError, OverflowError):
-        shown = value if len(str(value)) < 40 else f"{str(value)[:20]}..."
-        raise ValueError(f'{place} = {shown!r} is not a number; write 0.9 or "9/10"') from None
+        raise ValueError(f'{place} = {shown(value)} is not a number; write 0.9 or "9/10"') from None

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dmpo_theory.errors import require_memory
+from dmpo_theory.errors import require_memory, shown, too_many_axes
 from dmpo_theory.graph import AgentGraph
 
 Array = npt.NDArray[np.float64]
@@ -188,6 +188,8 @@ def contract(*operands: Any) -> Array:
 def _subscripts(*axes: tuple[int, ...]) -> str:
     label: dict[int, str] = {}
     for axis in itertools.chain(*axes[:-1]):
+        if axis not in label and len(label) == len(string.ascii_letters):
+            raise too_many_axes(f"tables over {len({*itertools.chain(*axes[:-1])})} states and actions")
         label.setdefault(axis, string.ascii_letters[len(label)])
     *factors, result = ("".join(label[axis] for axis in operand) for operand in axes)
     return f"{','.join(factors)}->{result}"
@@ -214,10 +216,10 @@ def _parents(name: str, parents: Sequence[Sequence[int]], graph: AgentGraph) -> 
         raise ValueError(f"{name} has {len(parents)} entries; expected one list for each of the {graph.n} agents")
     for i, members in enumerate(parents):
         if list(members) != sorted(set(members)):
-            raise ValueError(f"{name}[{i}] = {list(members)!r} must be ascending without repeats")
+            raise ValueError(f"{name}[{i}] = {shown(list(members))} must be ascending without repeats")
         for j in members:
             if not isinstance(j, int | np.integer) or not 0 <= j < graph.n:
-                raise ValueError(f"{name}[{i}] names the missing node {j!r}; agents are 0 .. {graph.n - 1}")
+                raise ValueError(f"{name}[{i}] names the missing node {shown(j)}; agents are 0 .. {graph.n - 1}")
             if graph.components[i] != graph.components[j]:
                 raise ValueError(f"{name}[{i}] names agent {j}, which no path links to agent {i}; add an edge")
     return tuple(tuple(int(j) for j in members) for members in parents)

@@ -15,6 +15,7 @@ from dmpo_theory.constructive import flooding_gradient, flooding_values
 from dmpo_theory.envelope import each_envelope
 from dmpo_theory.exact import each_value
 from dmpo_theory.extended import agent_span
+from dmpo_theory.files import save_figure
 from dmpo_theory.graph import AgentGraph, named_graph
 from dmpo_theory.instances import random_mdp, random_policy
 from dmpo_theory.local_bounds import local_quantities, value_error_bound
@@ -76,8 +77,8 @@ def plot_bounds(checks: Sequence[Check], path: Path) -> None:
     grid[1, 0].set_ylabel("error / printed bound", fontsize=8)
     handles, labels = grid[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8, frameon=False)
-    figure.savefig(path, dpi=200)
-    figure.savefig(path.with_suffix(".pdf"))
+    save_figure(figure, path, dpi=200)
+    save_figure(figure, path.with_suffix(".pdf"))
 
 
 def audit_figures(scope: Scope, folder: Path) -> list[tuple[str, Path]]:
@@ -147,8 +148,8 @@ def plot_decay(scope: Scope, path: Path) -> None:
     figure.supylabel(r"error, in $r_{\max}/(1-\gamma)$", fontsize=8)
     handles, labels = axes.flat[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=5, fontsize=7, frameon=False)
-    figure.savefig(path, dpi=200)
-    figure.savefig(path.with_suffix(".pdf"))
+    save_figure(figure, path, dpi=200)
+    save_figure(figure, path.with_suffix(".pdf"))
 
 
 def plot_tightness(scope: Scope, path: Path) -> None:
@@ -170,8 +171,8 @@ def plot_tightness(scope: Scope, path: Path) -> None:
     figure.axes[0].set_ylabel("error / bound", fontsize=8)
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
-    figure.savefig(path, dpi=200)
-    figure.savefig(path.with_suffix(".pdf"))
+    save_figure(figure, path, dpi=200)
+    save_figure(figure, path.with_suffix(".pdf"))
 
 
 def draw_witnesses(path: Path) -> None:
@@ -206,8 +207,8 @@ def draw_witnesses(path: Path) -> None:
     figure.supxlabel(
         "red: the agent that errs; blue: what it may see; bold rim: whose bit an extended value misses", fontsize=8
     )
-    figure.savefig(path, dpi=200)
-    figure.savefig(path.with_suffix(".pdf"))
+    save_figure(figure, path, dpi=200)
+    save_figure(figure, path.with_suffix(".pdf"))
 
 
 def _worst_flooding(graph: AgentGraph, gamma: Fraction, claim: str, key: str) -> float:

@@ -23,7 +23,7 @@ from dmpo_theory.elimination import (
     greedy_order,
     read_outside,
 )
-from dmpo_theory.errors import FITS_ANYWHERE, GIB, ProblemTooLarge, memory_limit
+from dmpo_theory.errors import FITS_ANYWHERE, GIB, MOST_AXES, ProblemTooLarge, memory_limit, too_many_axes
 from dmpo_theory.mdp import Array
 
 Method = Literal["auto", "dense", "compiled", "numpy"]
@@ -73,6 +73,8 @@ def choose_route(
         raise ValueError(f'method = {method!r}; choose "auto", "dense", "compiled" or "numpy"')
     if method == "compiled" and not has_numba():
         raise ValueError('method = "compiled" needs numba, which is missing; install it, or use "numpy"')
+    if chain.n >= MOST_AXES:  # one is for the agents
+        raise too_many_axes(f"{chain.n} agents")
     if method in ("auto", "dense") and chain.size <= _SMALL and limit_gib is None:
         return "dense"
     eliminating: Route = "numpy" if method == "numpy" or not has_numba() else "compiled"

@@ -16,6 +16,7 @@ import numpy as np
 from dmpo_theory.errors import unknown_name
 from dmpo_theory.exact import Values, each_value, local_values
 from dmpo_theory.extended import agent_deviation, agent_span, deviation, span, uniform_law
+from dmpo_theory.files import whole, write_text
 from dmpo_theory.gradient import Reading, policy_gradient, truncated_gradient
 from dmpo_theory.laws import StateLaw, occupancy
 from dmpo_theory.mdp import Array, LocalPolicy, NetworkedMDP
@@ -129,7 +130,7 @@ def solve(
 
 def write_json(answers: dict[str, Any], path: Path) -> None:
     """Nested lists, numbers in full."""
-    path.write_text(json.dumps(answers, default=lambda array: np.asarray(array).tolist()))
+    write_text(path, json.dumps(answers, default=lambda array: np.asarray(array).tolist()))
 
 
 def write_npz(answers: dict[str, Any], path: Path) -> None:
@@ -145,5 +146,5 @@ def write_npz(answers: dict[str, Any], path: Path) -> None:
 
     for field, value in answers.items():
         collect(field, value)
-    with path.open("wb") as file:  # given a name, numpy would append .npz to it
+    with whole(path, binary=True) as file:  # given a name, numpy would append .npz to it
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]

@@ -30,6 +30,7 @@ from dmpo_theory.constructive import (
 from dmpo_theory.errors import require_memory
 from dmpo_theory.exact import local_values
 from dmpo_theory.extended import extended_value, mean_span, span, uniform_law
+from dmpo_theory.files import whole
 from dmpo_theory.gradient import Reading, largest_state_gradient
 from dmpo_theory.graph import FAMILIES, AgentGraph, named_graph, path, ring
 from dmpo_theory.instance_file import Instance
@@ -269,7 +270,7 @@ COLUMNS = (
 
 def write_checks(checks: Iterable[Check], file_path: Path) -> None:
     """One row a check; ``exact_ratio`` is a fraction for exact instances and empty for float ones."""
-    with file_path.open("w", newline="") as file:
+    with whole(file_path) as file:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
         for c in checks:
@@ -280,7 +281,7 @@ def write_checks(checks: Iterable[Check], file_path: Path) -> None:
 
 def write_verdicts(found: Iterable[Verdict], file_path: Path) -> None:
     """One row a bound."""
-    with file_path.open("w", newline="") as file:
+    with whole(file_path) as file:
         writer = csv.writer(file)
         writer.writerow(("bound", "source", "hypotheses", "verdict", "checks", "violations", "worst_ratio", "witness"))
         for v in found:

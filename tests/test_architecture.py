@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-SHARED = {"dmpo_theory.graph", "dmpo_theory.mdp", "dmpo_theory.errors"}
+SHARED = {"dmpo_theory.graph", "dmpo_theory.mdp", "dmpo_theory.errors", "dmpo_theory.files"}
 INSTANCES = {"dmpo_theory.instance_file", "dmpo_theory.instances"}
 """What makes networked MDPs, for the tabular environment."""
 

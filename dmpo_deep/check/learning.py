@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -26,6 +25,7 @@ from dmpo_deep.nets import one_thread
 from dmpo_deep.ppo import LocalAgents
 from dmpo_deep.presets import get_preset, override
 from dmpo_deep.report import COLORS
+from dmpo_theory.files import save_figure, whole, write_text
 from dmpo_theory.mdp import NetworkedMDP
 from dmpo_theory.optimum import (
     Direction,
@@ -169,9 +169,7 @@ def study(
 
 def _once(path: Path, make: Callable[[], Any]) -> None:
     if not path.exists():
-        part = path.with_suffix(".part")
-        part.write_text(json.dumps(make()))
-        os.replace(part, path)
+        write_text(path, json.dumps(make()))
 
 
 def write(graphs: Sequence[str], algos: Sequence[str], seeds: Sequence[int], folder: Path) -> None:
@@ -220,11 +218,11 @@ def write(graphs: Sequence[str], algos: Sequence[str], seeds: Sequence[int], fol
     for panel in axes[0]:
         panel.legend(fontsize=6, frameon=False, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     for suffix in ("png", "pdf"):
-        figure.savefig(folder / f"gap.{suffix}")
-    with (folder / "gap.csv").open("w", newline="") as file:
+        save_figure(figure, folder / f"gap.{suffix}")
+    with whole(folder / "gap.csv") as file:
         csv.writer(file).writerows([("graph", "kind", "which", "seed", "step", "return"), *rows])
     columns = list(dict.fromkeys(key for row in table for key in row))
-    with (folder / "gap-table.csv").open("w", newline="") as file:
+    with whole(folder / "gap-table.csv") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(table)

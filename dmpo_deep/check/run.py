@@ -17,6 +17,7 @@ from dmpo_deep.check.setting import Setting
 from dmpo_deep.check.statistics import Finding
 from dmpo_deep.check.tables import on_joint
 from dmpo_deep.nets import one_thread
+from dmpo_theory.files import save_figure, whole
 
 LAMBDA = 0.95
 """Of the generalised advantages that are checked beside TD residuals."""
@@ -117,7 +118,7 @@ def write(report: Report, folder: Path) -> list[str]:
     }
     tables = {f"{kind}.csv": rows for kind, rows in kinds.items() if rows}
     for name, rows in tables.items():
-        with (folder / name).open("w", newline="") as file:
+        with whole(folder / name) as file:
             writer = csv.DictWriter(file, list(rows[0]))
             writer.writeheader()
             writer.writerows(rows)
@@ -173,7 +174,7 @@ def draw(report: Report, path: Path) -> None:
         axes.tick_params(labelsize=7)
         axes.legend(fontsize=6, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
     for suffix in (".png", ".pdf"):
-        figure.savefig(path.with_suffix(suffix))
+        save_figure(figure, path.with_suffix(suffix))
 
 
 def _rollouts(axes: Any, rollouts: Sequence[RolloutError]) -> None:

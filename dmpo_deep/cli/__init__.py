@@ -68,7 +68,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             COMMANDS, prog="dmpo", description=DESCRIPTION, args=arguments, config=(FlagCreatePairsOff,)
         )
     except (ValueError, OSError, MemoryError, ArithmeticError, ImportError, RuntimeError) as error:
-        print(f"dmpo: error: {error}", file=sys.stderr)
+        from dmpo_theory.files import explained
+
+        print(f"dmpo: error: {explained(error) if isinstance(error, OSError) else error}", file=sys.stderr)
         return 2
     except Unexpected as surprise:
         print(f"dmpo: {surprise}", file=sys.stderr)

@@ -152,6 +152,7 @@ def gap(
     from dmpo_deep.envs import make_env
     from dmpo_deep.presets import get_preset, task_options
     from dmpo_theory.errors import unknown_name
+    from dmpo_theory.files import write_text
 
     options = task_options([pair for given in set for pair in given])
     wanted, names = {}, [name.strip() for name in algos.split(",")]
@@ -173,7 +174,7 @@ def gap(
     if out.exists() and not (record.is_file() and record.read_text() == asked):
         raise FileExistsError(f"{out} exists and holds no study with these settings; give another --out")
     out.mkdir(parents=True, exist_ok=True)
-    record.write_text(asked)
+    write_text(record, asked)
     with tqdm(total=len(wanted) * (2 + len(names) * seeds), desc="gap", unit="part") as bar:
 
         def tell(part: str) -> None:

@@ -285,8 +285,10 @@ class Audit:
     def run(self, folder: Path) -> None:
         """Decide what is not decided yet; a surprise is one again."""
         from dmpo_deep.cli.theory import audit
+        from dmpo_deep.sweep import TRACEBACK
         from dmpo_theory.audit import RECORD
 
+        (folder / TRACEBACK).unlink(missing_ok=True)  # of a failure before the record was begun
         with contextlib.redirect_stdout(io.StringIO()):
             audit(folder, resume=(folder / RECORD).exists(), **self._settings())
 

@@ -163,8 +163,9 @@ def audit(
 
     from dmpo_theory import audit as ledger
     from dmpo_theory.claims import CLAIMS
+    from dmpo_theory.files import vacant
 
-    if out.exists() and not resume:
+    if not (resume or vacant(out)):
         raise FileExistsError(f"{out} exists; give another --out, or --resume to continue it")
     if resume and not (out / ledger.RECORD).exists():
         raise FileNotFoundError(f"{out} holds no audit to resume; leave out --resume")

@@ -16,6 +16,7 @@ from dmpo_deep.envs import NetworkedEnv, make_env
 from dmpo_deep.envs.traffic import EVALUATION_DRAWS
 from dmpo_deep.episodes import play
 from dmpo_theory.errors import unknown_name
+from dmpo_theory.files import write_text
 
 ELITE = 0.1
 """Share of a population that the next one is drawn around."""
@@ -146,4 +147,4 @@ def write(
         "env_steps": history[-1].env_steps,
         "weights": chosen.weights.tolist(),
     }
-    path.write_text(json.dumps(record, indent=1) + "\n")
+    write_text(path, json.dumps(record, indent=1) + "\n")

@@ -1,4 +1,4 @@
-"""What every environment refuses before it moves: actions it cannot take, and copies that are not running."""
+"""What every environment refuses before it moves, and what is refused of it: answers that are no numbers."""
 
 from __future__ import annotations
 
@@ -63,6 +63,29 @@ def require_continuous(action: np.ndarray, shape: tuple[int, ...], limit: float,
         raise ValueError(f"actions of type {action.dtype}; give floating-point numbers")
     if not float(np.maximum.reduce(np.abs(action), axis=None)) <= limit:  # false for NaN, too
         _refuse(action, ~(np.abs(action.astype(np.float64)) <= limit), remedy)
+
+
+def require_finite_answer(env: object, step: np.ndarray | None = None, **answers: np.ndarray) -> None:
+    """Refuse observations ``[B, n, d]`` and rewards ``[B, n]`` of which one is no finite number.
+
+    Args:
+        env: who gave them.
+        step: ``[B]``, of which step of its episode; of a reset by default.
+        answers: the arrays, by what they are called.
+
+    Raises:
+        FloatingPointError: naming the environment, the array, its copy and agent, and the step.
+    """
+    for name, array in answers.items():
+        if not np.isfinite(array).all():
+            index = tuple(np.argwhere(~np.isfinite(array))[0].tolist())
+            copy, agent, *feature = index
+            place = "".join(f", feature {k}" for k in feature)
+            when = "after a reset" if step is None else f"at step {step[copy]} of its episode"
+            raise FloatingPointError(
+                f"{type(env).__name__} gave {array[index]} as {name} of agent {agent} in copy {copy}{place}, {when}; "
+                "an environment gives finite numbers only"
+            )
 
 
 def _require_shape(action: np.ndarray, shape: tuple[int, ...]) -> None:

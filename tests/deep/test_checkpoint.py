@@ -70,7 +70,7 @@ def test_truncated_file_is_named(tmp_path, kept):
 def test_other_versions_and_other_files_are_refused(tmp_path):
     path = tmp_path / "c"
     save_file({"x": np.zeros(1)}, path, metadata={"format": "dmpo-checkpoint/99", "tree": json.dumps({})})
-    with pytest.raises(CheckpointError, match="'dmpo-checkpoint/99', and this version reads 'dmpo-checkpoint/1'"):
+    with pytest.raises(CheckpointError, match="'dmpo-checkpoint/99', and this version reads 'dmpo-checkpoint/2'"):
         load(path)
     save_file({"x": np.zeros(1)}, path)
     with pytest.raises(CheckpointError, match="format None"):
