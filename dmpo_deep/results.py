@@ -20,8 +20,9 @@ from typing import Any
 from dmpo_deep import DEFAULT_PRESET, log
 from dmpo_deep.algorithms import TITLES
 from dmpo_deep.config import CONFIG, RunConfig, read_config, to_config
-from dmpo_deep.golden import digest
+from dmpo_deep.golden import digest, outdated
 from dmpo_deep.presets import get_preset, key_values, override
+from dmpo_deep.sweep import plain
 
 RUNS = "runs.csv"
 RUN_COLUMNS = ("run", "task", "algo", "preset", "overrides", "seed", "steps", "eval_every", "trace")
@@ -87,7 +88,7 @@ class Result:
             preset = override(get_preset(self.task, self.algo, self.preset), key_values(self.overrides))
         except ValueError:
             return True
-        return self.trace != digest(self.task, self.algo) or to_config(preset) != self.hyperparameters
+        return outdated(self.trace, self.task, self.algo) or to_config(preset) != self.hyperparameters
 
 
 def run_id(task: str, algo: str, seed: int, eval_every: int, hyperparameters: Mapping[str, Any]) -> str:
@@ -146,7 +147,7 @@ def set_aside(run: Path, wanted: RunConfig) -> Path | None:
     if not (run / CONFIG).is_file():
         return None
     found = read_config(run)
-    if found.identity == wanted.identity and _trace(found) == digest(found.task, found.algo):
+    if found.identity == wanted.identity and not outdated(_trace(found), found.task, found.algo):
         return None
     names = (run.with_name(f"{run.name}.old-{k}") for k in itertools.count(1))
     return run.rename(next(name for name in names if not name.exists()))
@@ -242,12 +243,12 @@ def add(new: Iterable[Result], folder: Path) -> list[Result]:
             told = (r.id, r.task, r.algo, r.preset, json.dumps(r.overrides), r.seed, r.steps, r.eval_every, r.trace)
             config = json.dumps(r.hyperparameters, sort_keys=True)
             writer.writerow([*told, *(r.versions[name] for name in VERSIONS), config])
-    for task in {result.task for result in results}:
-        with _file_of(folder, task).open("w", newline="") as file:
+    for path in {_file_of(folder, result.task) for result in results}:
+        with path.open("w", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(COLUMNS)
             for r in results:
-                if r.task == task:
+                if _file_of(folder, r.task) == path:
                     writer.writerows([r.id, *(_cell(row[name]) for name in COLUMNS[1:])] for row in r.rows)
     return results
 
@@ -278,13 +279,14 @@ def stale(results: Iterable[Result]) -> Iterator[str]:
     count = Counter((result.task, result.algo) for result in results if result.stale)
     for (task, algo), runs in sorted(count.items()):
         yield (
-            f"Stale: {runs} runs of {algo} on {task}, made by code with another golden trace than the present one's, "
-            f"{digest(task, algo) or 'none'}, or with values that the preset no longer has; train them again"
+            f"Stale: {runs} runs of {algo} on {task}, made by code with another golden trace (or, of your own task, "
+            f"source) than the present one's, {digest(task, algo) or 'none'}, or with values that the preset no longer "
+            "has; train them again"
         )
 
 
 def _file_of(folder: Path, task: str) -> Path:
-    return folder / f"{task}.csv"
+    return folder / f"{plain(task)}.csv"
 
 
 def _cell(number: float | None) -> str:

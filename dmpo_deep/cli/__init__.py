@@ -12,6 +12,7 @@ from tyro.conf import FlagCreatePairsOff
 from dmpo_deep.cli.check import check, gap
 from dmpo_deep.cli.common import Unexpected
 from dmpo_deep.cli.learner import collect, envs, evaluate, plot, search, train
+from dmpo_deep.cli.own import check_env
 from dmpo_deep.cli.sweep import reproduce, sweep
 from dmpo_deep.cli.theory import audit, bounds, kappa, solve
 
@@ -27,6 +28,9 @@ The tasks and their reference controllers:
   dmpo envs                               what there is
   dmpo evaluate ring --controller pi --set humans=21 start=bunched warmup=750
   dmpo search slowdown --controller linear --out weights.json
+
+A task of your own, MODULE:FACTORY or FILE.py:FACTORY wherever a task is asked for:
+  dmpo check-env FILE.py:FACTORY          what is wrong with it, check by check
 
 The learner:
   dmpo train catchup --algo dmpo --seed 0 --out runs/dmpo-s0
@@ -50,6 +54,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "kappa": kappa,
     "envs": envs,
     "search": search,
+    "check-env": check_env,
     "train": train,
     "evaluate": evaluate,
     "plot": plot,
