@@ -106,7 +106,10 @@ def from_config(task: str, algo: str, values: Mapping[str, Any]) -> OnPolicy:
     Raises:
         ValueError: an unknown task or algorithm, a missing or unknown field, a value of the wrong type or out of range.
     """
-    kind = type(get_preset(task, algo))
+    try:
+        kind = type(get_preset(task, algo))
+    except ValueError:
+        raise ValueError(f"no algorithm {algo!r} on task {task!r}") from None
     kinds, known = get_type_hints(kind), {f.name for f in fields(kind)}
     if odd := sorted(known ^ values.keys()):
         raise ValueError(f"hyper-parameters missing or unknown: {', '.join(odd)}")

@@ -12,7 +12,7 @@ from tyro.conf import FlagCreatePairsOff
 from dmpo_deep.cli.check import check, gap
 from dmpo_deep.cli.common import Unexpected
 from dmpo_deep.cli.learner import collect, envs, evaluate, plot, search, train
-from dmpo_deep.cli.own import check_env
+from dmpo_deep.cli.own import check_env, export
 from dmpo_deep.cli.sweep import reproduce, sweep
 from dmpo_deep.cli.theory import audit, bounds, kappa, solve
 
@@ -36,6 +36,7 @@ The learner:
   dmpo train catchup --algo dmpo --seed 0 --out runs/dmpo-s0
   dmpo evaluate runs/dmpo-s0
   dmpo plot runs/dmpo-s0 runs/dppo-s0 --out runs/figures
+  dmpo export runs/dmpo-s0 --onnx --out policies
   dmpo sweep --tasks catchup ring --algos dmpo dppo --seeds 0 1 2 --out runs/compare
   dmpo collect runs/compare/* --into results
   dmpo reproduce fig4                     a figure of the paper, from results and what is still to train
@@ -58,6 +59,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "train": train,
     "evaluate": evaluate,
     "plot": plot,
+    "export": export,
     "sweep": sweep,
     "collect": collect,
     "reproduce": reproduce,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from tyro.conf import Positional
 
 from dmpo_deep.cli.common import Unexpected, require, table
@@ -49,3 +51,21 @@ def check_env(
     if failed:
         raise Unexpected(f"{len(failed)} of {len(findings)} checks of {task} failed: {', '.join(failed)}")
     print(f"Results: above; {task} keeps the contract (next: dmpo train {task})")
+
+
+def export(run: Positional[Path], out: Path, onnx: bool = False) -> None:
+    """Take trained policies away: the weights of every agent in safetensors, and a card that says how to use them.
+
+    Args:
+        run: run directory.
+        out: folder, new or empty, for policies.safetensors and README.md, the card.
+        onnx: also write policies.onnx: all observations [B, n, d] to the parameters of all agents' distributions. It is
+            held against the policies on random observations first; nothing is written if they disagree.
+    """
+    require("torch", "safetensors", "gymnasium")
+    from dmpo_deep.export import export
+
+    files, deviation = export(run, out, onnx)
+    if deviation is not None:
+        print(f"Largest deviation of the ONNX model's outputs from the policies': {deviation:.1e}")
+    print(f"Results: {out} ({', '.join(file.name for file in files)})")

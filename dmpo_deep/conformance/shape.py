@@ -21,11 +21,12 @@ LARGE = 10.0
 
 def members(subject: Subject) -> str:
     """All of :class:`dmpo_deep.envs.NetworkedEnv` is there, and is what it must be."""
-    with closing(subject.make(subject.copies)) as env:
-        try:
-            require_members(env, "the factory")
-        except ValueError as error:
-            raise Wrong(str(error)) from None
+    env = subject.make(subject.copies)
+    try:
+        require_members(env, "the factory")
+    except ValueError as error:
+        raise Wrong(str(error)) from None
+    with closing(env):
         if env.batch != subject.copies:
             raise Wrong(f"batch = {env.batch} for {subject.copies} copies; keep the number that the factory is given")
         if not (env.horizon >= 1 and (env.horizon == math.inf or env.horizon % 1 == 0)):
@@ -76,9 +77,7 @@ def arrays(subject: Subject) -> str:
         rng = subject.rng()
         for name, obs in (("reset", env.reset(rng)), ("observe", env.observe())):
             _require_array(f"what {name} returned", obs, (env.batch, env.graph.n, *env.observation_space.shape), "f4")
-        action = next(iter(subject.steps_of(env, rng, 1)))[0].action
-        env.reset(rng)
-        returned = env.step(action)
+        returned = env.step(subject.action(env, 0))
         if not (isinstance(returned, tuple) and len(returned) == 5):
             raise Wrong(f"step returned {type(returned).__name__}; give (obs, reward, terminated, truncated, info)")
         *given, info = returned
@@ -115,10 +114,10 @@ def numbers(subject: Subject) -> str:
             ("outside of observation_space", (obs < low) | (obs > high)),
         ):
             if bad.any():
-                feature = np.argwhere(bad)[0][-1]
+                feature, place = np.argwhere(bad)[0][-1], where(np.asarray(bad.any(axis=-1)))
                 raise Wrong(
-                    f"observation {obs[bad][0]} of {where(bad.any(axis=-1))}, feature {feature}, after {t} steps is "
-                    f"{said} [{low[feature]:g}, {high[feature]:g}]; clip it, or widen the space"
+                    f"observation {obs[bad][0]} of {place}, feature {feature}, after {t} steps is {said} ["
+                    f"{low[feature]:g}, {high[feature]:g}]; clip it, or widen the space"
                 )
     for t, row in enumerate(walk.rows):
         for name, values in (
@@ -150,7 +149,7 @@ def episodes(subject: Subject) -> str:
                 "the 0-based index of the step just made, and 0 again after a reset"
             )
         count += 1
-        late = np.asarray((count >= horizon) & ~row.ended)
+        late = np.array([c >= horizon and not over for c, over in zip(count, row.ended, strict=True)])
         if late.any():
             raise Wrong(f"{where(late)} goes on after {horizon} steps, its horizon; set truncated there")
         ends, limits = ends + int(row.terminated.sum()), limits + int(row.truncated.sum())

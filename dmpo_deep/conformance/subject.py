@@ -91,9 +91,8 @@ class Subject:
         self, env: NetworkedEnv, rng: np.random.Generator, steps: int, change: Change | None = None, first: int = 0
     ) -> Iterator[tuple[Row, tuple[np.ndarray, ...]]]:
         """Steps ``first`` .. of an environment that runs: their rows, and the very arrays that were returned."""
-        play = uniform(env)
         for t in range(first, first + steps):
-            action = play(env.observe(), np.random.default_rng((self.seed, t)))[0]
+            action = self.action(env, t)
             action = action if change is None else change(t, action)
             obs, *rest, info = env.step(action.copy())
             kept = [np.array(x) for x in (obs, *rest)]
@@ -101,6 +100,10 @@ class Subject:
             yield row, (obs, *rest, *info.values())
             if row.ended.any():
                 env.reset(rng, row.ended)
+
+    def action(self, env: NetworkedEnv, t: int) -> np.ndarray:
+        """The uniform actions of step ``t``."""
+        return uniform(env)(env.observe(), np.random.default_rng((self.seed, t)))[0]
 
     def rng(self, seed: int = 0) -> np.random.Generator:
         """The environment's, anew."""

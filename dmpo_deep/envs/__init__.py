@@ -6,6 +6,7 @@ agent, in *training units*. Every random number comes from the generator passed 
 
 from __future__ import annotations
 
+import difflib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -20,7 +21,7 @@ from dmpo_deep.envs.atsc import SignalGrid
 from dmpo_deep.envs.cacc import Platoon, catchup_start, slowdown_start
 from dmpo_deep.envs.figure_eight import FigureEight
 from dmpo_deep.envs.own import Environment as Environment
-from dmpo_deep.envs.own import full_name, is_own, maker
+from dmpo_deep.envs.own import evaluations, full_name, is_own, maker
 from dmpo_deep.envs.ring import Ring
 from dmpo_deep.envs.tabular import Tabular
 from dmpo_deep.envs.traffic import EVALUATION_DRAWS
@@ -177,8 +178,9 @@ def find_task(name: str) -> Task:
         return ENVIRONMENTS[name]
     if not is_own(name):
         raise unknown_name("task", name, [*ENVIRONMENTS, "MODULE:FACTORY"])
-    make = maker(name)
-    return Task(make, next(iter((make.__doc__ or "").strip().splitlines()), ""), "-")
+    make, episodes = maker(name), evaluations(name, len(EVALUATION_DRAWS))
+    title = next(iter((make.__doc__ or "").strip().splitlines()), "")
+    return Task(make, title, "-", draws=EVALUATION_DRAWS[:episodes], at_once=episodes)
 
 
 def brought(name: str) -> bool:
@@ -221,7 +223,12 @@ def named_task(name: str) -> tuple[str, dict[str, Any]]:
     """
     task, colon, source = name.partition(":")
     if task not in ENVIRONMENTS:
-        find_task(name)
+        try:
+            find_task(name)
+        except ImportError as error:
+            if difflib.get_close_matches(task, ENVIRONMENTS):
+                raise unknown_name("task", task, ENVIRONMENTS) from error
+            raise
         return full_name(name), {}
     if not colon:
         return task, {}

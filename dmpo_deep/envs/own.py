@@ -144,6 +144,14 @@ def maker(task: str) -> Callable[..., Any]:
     return make
 
 
+def evaluations(task: str, most: int) -> int:
+    """Episodes in an evaluation: the factory's attribute ``evaluations``, for slow ones, or as many as there can be."""
+    count = getattr(factory_of(task), "evaluations", most)
+    if not (isinstance(count, int) and 2 <= count <= most):
+        raise ValueError(f"evaluations = {count!r} of {task}; give 2 to {most} episodes")
+    return count
+
+
 def require_members(env: Any, task: str) -> None:
     """Refuse an object that lacks members of an environment, or has some of another kind, naming all of them."""
     remedy = f"see dmpo_deep.envs.NetworkedEnv, and dmpo check-env {task}"
