@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from dmpo_deep.envs import make_env
+from dmpo_deep.envs.own import is_own
+from dmpo_deep.golden import digest
 from dmpo_deep.hyperparameters import LATER, OnPolicy
-from dmpo_deep.presets import PARSERS, PRESETS, get_preset
+from dmpo_deep.presets import PARSERS, get_preset
 from dmpo_theory.files import write_text
 
 CONFIG = "config.json"
@@ -54,6 +56,7 @@ def read_config(run: Path) -> RunConfig:
     Raises:
         FileNotFoundError: ``run`` is no run directory.
         ValueError: a damaged file; the message names it, what is wrong and the remedy.
+        ImportError: the run is of a user's own task, and its module or file is not here.
     """
     path = run / CONFIG
     if not path.is_file():
@@ -77,6 +80,14 @@ def read_config(run: Path) -> RunConfig:
         raise ValueError(f"{path} is damaged: {error}; restore it from a copy, or train again") from error
 
 
+def changed_source(config: RunConfig) -> str | None:
+    """What there is to say of a run of a user's own task whose source is another one than at its last start."""
+    before, now = config.latest["versions"].get("trace", ""), digest(config.task, config.algo)
+    if not is_own(config.task) or before == now:
+        return None
+    return f"The source of {config.task} has changed since the run's last start ({before} -> {now or 'none'})"
+
+
 def to_config(preset: OnPolicy) -> dict[str, Any]:
     """``preset`` in plain JSON: lists for tuples, ``"inf"`` for infinity, nothing for what is :data:`LATER`.
 
@@ -94,9 +105,10 @@ def from_config(task: str, algo: str, values: Mapping[str, Any]) -> OnPolicy:
     Raises:
         ValueError: an unknown task or algorithm, a missing or unknown field, a value of the wrong type or out of range.
     """
-    if (task, algo) not in PRESETS:
-        raise ValueError(f"no algorithm {algo!r} on task {task!r}")
-    kind = type(get_preset(task, algo))
+    try:
+        kind = type(get_preset(task, algo))
+    except ValueError:
+        raise ValueError(f"no algorithm {algo!r} on task {task!r}") from None
     kinds, known = get_type_hints(kind), {f.name for f in fields(kind)}
     values = {**{key: value for key, value in LATER.items() if key in known}, **values}
     if odd := sorted(known ^ values.keys()):

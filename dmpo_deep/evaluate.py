@@ -16,8 +16,9 @@ from dmpo_deep import log
 from dmpo_deep.algorithms import ALGORITHMS
 from dmpo_deep.checkpoint import load, restoring
 from dmpo_deep.config import CONFIG, RunConfig, read_config
-from dmpo_deep.controllers import CONTROLLERS, Controller, from_search, normalised_score, random_score
+from dmpo_deep.controllers import CONTROLLERS, Controller, controllers_of, from_search, normalised_score, random_score
 from dmpo_deep.envs import Policy, evaluation_env, evaluation_rounds, named_task
+from dmpo_deep.envs.own import is_own
 from dmpo_deep.episodes import Episodes, play
 from dmpo_deep.learner import Population
 from dmpo_deep.nets import one_thread
@@ -112,14 +113,14 @@ def evaluate(
         task, out = config.task, out or default_out(run)
         policies = {"sampled": agents.policy(), "greedy": agents.policy(greedy=True)}
         results = {name: evaluate_policy(task, p, config.preset.environment) for name, p in policies.items()}
-    elif (task := str(target)).partition(":")[0] in CONTROLLERS:
+    elif (task := str(target)) in CONTROLLERS or is_own(task):
         task, source = named_task(task)
         chosen, options = chosen_controllers(task, controller), {**source, **(options or {})}
         results = {name: evaluate_controller(task, known, options, skip=skip) for name, known in chosen.items()}
     elif run.is_dir():
         raise FileNotFoundError(f"{run} is no run directory: it has no {CONFIG}")
     else:
-        raise unknown_name("task (and no run directory)", task, CONTROLLERS)
+        raise unknown_name("task (and no run directory)", task, [*CONTROLLERS, "MODULE:FACTORY"])
     if out is not None:
         _write(out, results)
     return results
@@ -127,7 +128,7 @@ def evaluate(
 
 def chosen_controllers(task: str, name: str | None = None) -> Mapping[str, Controller]:
     """The task's reference controller of that name, the one in that file, or all of them."""
-    known = CONTROLLERS[task]
+    known = controllers_of(task)
     if name is None:
         return known
     if name in known:

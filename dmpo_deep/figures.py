@@ -51,7 +51,7 @@ def learning(results: Sequence[Result], path: Path) -> None:
     """Fig. 4: the metric against environment steps, a panel a task; two simple controllers, and the best one known."""
     groups, levels = collect(results), {}
     for task in sorted({group.task for group in groups}):
-        known = list(reference_levels(task).items())
+        known = list(reference_levels(task, groups).items())
         levels[task] = dict([*known[:2], max(known, key=lambda level: level[1])])
     save(learning_figure(groups, levels), path)
 
@@ -103,7 +103,7 @@ def signals(results: Sequence[Result], path: Path) -> None:
     figure = Figure(figsize=(COLUMN_WIDTH, 4.2), layout="constrained", dpi=300)
     above, below = figure.subplots(2)
     colors = colors_of(groups)
-    draw_curves(above, groups, dict(list(reference_levels(groups[0].task).items())[:4]), colors)
+    draw_curves(above, groups, dict(list(reference_levels(groups[0].task, groups).items())[:4]), colors)
     above.legend(fontsize=6, frameon=False, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     for group in groups:
         color = colors[group.label]

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from dmpo_deep.algorithms import ALGORITHMS
 from dmpo_deep.envs import ENVIRONMENTS, make_env
+from dmpo_deep.envs.own import is_own, source_digest
 from dmpo_deep.nets import one_thread
 from dmpo_deep.presets import PRESETS, get_preset, override
 
@@ -39,9 +40,17 @@ def traced() -> list[tuple[str, str]]:
 
 
 def digest(task: str, algo: str) -> str:
-    """Of the kept trace; empty if there is none, as for tasks that users bring."""
+    """Of the kept trace; of a user's own task, which has none, that of its source; empty if there is neither."""
+    if is_own(task):
+        return source_digest(task)
     path = FOLDER / f"{task}-{algo}.csv"
     return hashlib.sha256(path.read_bytes()).hexdigest()[:12] if path.is_file() else ""
+
+
+def outdated(trace: str, task: str, algo: str) -> bool:
+    """Whether results that go with a trace are not of the present code; a source that is not here cannot tell."""
+    present = digest(task, algo)
+    return trace != present and not (is_own(task) and not present)
 
 
 def kept(task: str, algo: str) -> list[dict[str, str]]:

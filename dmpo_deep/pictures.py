@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from dmpo_deep.envs import ENVIRONMENTS, Policy, evaluation_env
+from dmpo_deep.envs import Policy, evaluation_env, find_task
 from dmpo_deep.envs.traffic import DT, Traffic
 from dmpo_deep.evaluate import EVALUATION_RANDOMNESS
 from dmpo_deep.learner import Population
@@ -61,7 +62,7 @@ def draw(task: str, driver: Driver, options: Mapping[str, Any], path: Path) -> N
     Raises:
         ValueError: there is nothing to draw of this task.
     """
-    kind: Any = ENVIRONMENTS[task].make
+    kind: Any = inspect.unwrap(find_task(task).make)
     kind = getattr(kind, "func", kind)
     drawn = next((draws for method, draws in _DRAWN.items() if hasattr(kind, method)), None)
     if drawn is None:

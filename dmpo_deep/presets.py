@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Any, TypeVar, get_type_hints
 
 from dmpo_deep import DEFAULT_PRESET
+from dmpo_deep.envs.own import is_own
 from dmpo_deep.hyperparameters import (
     FILLED_IN,
     IndependentPreset,
@@ -183,6 +184,16 @@ _TABULAR_TUNED: Mapping[str, OnPolicy] = {
     "ia2c": IndependentPreset(**_TABULAR, **_TABULAR_NETS, critic_steps=4),
 }
 
+# A user's own task, of which nothing is known: the defaults, and for what learns from short rollouts more copies.
+_OWN: Mapping[str, OnPolicy] = {
+    "dmpo": ModelPreset(),
+    "dmpo-true-model": TrueModelPreset(),
+    "dppo": Preset(),
+    "cppo": Preset(kappa_critic=math.inf),
+    "ic3net": RecurrentPreset(copies=16, rollout_steps=25, updates=5, minibatches=4),
+    "ia2c": IndependentPreset(copies=16, rollout_steps=10, critic_steps=4),
+}
+
 _TUNED: Mapping[str, Mapping[str, OnPolicy]] = {
     "catchup": _CATCHUP_TUNED,
     "slowdown": _SLOWDOWN_TUNED,
@@ -205,11 +216,12 @@ PRESETS: Mapping[tuple[str, str], Mapping[str, OnPolicy]] = {
 
 
 def get_preset(task: str, algo: str, name: str = DEFAULT_PRESET) -> OnPolicy:
-    """A preset by name; ``ValueError`` with what there is if there is none."""
-    if (task, algo) not in PRESETS:
-        has = sorted({of for on, of in PRESETS if on == task})
+    """A preset by name, of a registered task or of a user's own; ``ValueError`` with what there is if there is none."""
+    presets = {(task, of): {DEFAULT_PRESET: preset} for of, preset in _OWN.items()} if is_own(task) else PRESETS
+    if (task, algo) not in presets:
+        has = sorted({of for on, of in presets if on == task})
         raise ValueError(f"no preset of {algo} on {task}; {task} has presets of {', '.join(has) or 'no algorithm'}")
-    known = PRESETS[task, algo]
+    known = presets[task, algo]
     if name not in known:
         raise unknown_name(f"preset of {algo} on {task}", name, known)
     return known[name]

@@ -12,13 +12,14 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dmpo_deep import log, summary
 from dmpo_deep.config import CONFIG
-from dmpo_deep.controllers import CONTROLLERS, measured
+from dmpo_deep.controllers import controllers_of, measured
+from dmpo_deep.envs import brought
 from dmpo_deep.evaluate import evaluate
 from dmpo_deep.intervals import SEEDS_FOR_INTERVAL, interquartile_mean
 from dmpo_deep.results import RUNS, Result, gather
@@ -103,7 +104,7 @@ def plot(runs: Sequence[str | Path], out: str | Path, overwrite: bool = False) -
     if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not overwrite)):
         raise FileExistsError(f"{folder} exists; give another --out, or --overwrite to replace the figures in a folder")
     groups = collect(gather([Path(run) for run in runs]))
-    levels = {task: reference_levels(task) for task in sorted({group.task for group in groups})}
+    levels = {task: reference_levels(task, groups) for task in sorted({group.task for group in groups})}
     folder.mkdir(parents=True, exist_ok=True)
     _write_curves(folder / "learning.csv", groups)
     _write_table(folder / "table.csv", groups, levels)
@@ -129,10 +130,20 @@ def colors_of(groups: Sequence[Group]) -> dict[str, str]:
     return dict(zip(sorted({group.label for group in groups}), itertools.cycle(COLORS), strict=False))
 
 
-def reference_levels(task: str) -> dict[str, float]:
-    """The mean metric of the task's reference controllers on the evaluation draws, by label."""
-    metrics = measured(task) or {name: found.mean for name, found in evaluate(task).items()}
-    return {CONTROLLERS[task][name].label: metric for name, metric in metrics.items()}
+def reference_levels(task: str, groups: Sequence[Group] = ()) -> dict[str, float]:
+    """The mean metric of the task's reference controllers on the evaluation draws, by label.
+
+    Of what users bring, an MDP or a task of their own, in the options that all runs of ``groups`` have; there are none
+    where those differ.
+    """
+    options: Mapping[str, Any] = {}
+    if brought(task):
+        given = [run.hyperparameters["environment"] for group in groups for run in group.runs if run.task == task]
+        if any(one != given[0] for one in given):
+            return {}
+        options = given[0] if given else {}
+    metrics = measured(task) or {name: found.mean for name, found in evaluate(task, options=options).items()}
+    return {controllers_of(task)[name].label: metric for name, metric in metrics.items()}
 
 
 def draw_curves(axes: Axes, groups: Sequence[Group], levels: Mapping[str, float], colors: Mapping[str, str]) -> None:

@@ -20,8 +20,9 @@ from typing import Any
 from dmpo_deep import DEFAULT_PRESET, log
 from dmpo_deep.algorithms import TITLES
 from dmpo_deep.config import CONFIG, RunConfig, read_config, to_config
-from dmpo_deep.golden import digest
+from dmpo_deep.golden import digest, outdated
 from dmpo_deep.presets import get_preset, key_values, override
+from dmpo_deep.sweep import plain
 from dmpo_theory.files import whole
 
 RUNS = "runs.csv"
@@ -88,7 +89,7 @@ class Result:
             preset = override(get_preset(self.task, self.algo, self.preset), key_values(self.overrides))
         except ValueError:
             return True
-        return self.trace != digest(self.task, self.algo) or to_config(preset) != self.hyperparameters
+        return outdated(self.trace, self.task, self.algo) or to_config(preset) != self.hyperparameters
 
 
 def run_id(task: str, algo: str, seed: int, eval_every: int, hyperparameters: Mapping[str, Any]) -> str:
@@ -147,7 +148,7 @@ def set_aside(run: Path, wanted: RunConfig) -> Path | None:
     if not (run / CONFIG).is_file():
         return None
     found = read_config(run)
-    if found.identity == wanted.identity and _trace(found) == digest(found.task, found.algo):
+    if found.identity == wanted.identity and not outdated(_trace(found), found.task, found.algo):
         return None
     names = (run.with_name(f"{run.name}.old-{k}") for k in itertools.count(1))
     return run.rename(next(name for name in names if not name.exists()))
@@ -236,12 +237,12 @@ def add(new: Iterable[Result], folder: Path) -> list[Result]:
             known[key] = result
     results = sorted(known.values(), key=lambda r: (r.task, r.label, r.seed, r.id))
     folder.mkdir(parents=True, exist_ok=True)
-    for task in sorted({result.task for result in results}):
-        with whole(_file_of(folder, task)) as file:
+    for path in sorted({_file_of(folder, result.task) for result in results}):
+        with whole(path) as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(COLUMNS)
             for r in results:
-                if r.task == task:
+                if _file_of(folder, r.task) == path:
                     writer.writerows([r.id, *(_cell(row[name]) for name in COLUMNS[1:])] for row in r.rows)
     with whole(folder / RUNS) as file:  # last: whenever this stops, every run that is listed has its rows
         writer = csv.writer(file, lineterminator="\n")
@@ -279,13 +280,14 @@ def stale(results: Iterable[Result]) -> Iterator[str]:
     count = Counter((result.task, result.algo) for result in results if result.stale)
     for (task, algo), runs in sorted(count.items()):
         yield (
-            f"Stale: {runs} runs of {algo} on {task}, made by code with another golden trace than the present one's, "
-            f"{digest(task, algo) or 'none'}, or with values that the preset no longer has; train them again"
+            f"Stale: {runs} runs of {algo} on {task}, made by code with another golden trace (or, of your own task, "
+            f"source) than the present one's, {digest(task, algo) or 'none'}, or with values that the preset no longer "
+            "has; train them again"
         )
 
 
 def _file_of(folder: Path, task: str) -> Path:
-    return folder / f"{task}.csv"
+    return folder / f"{plain(task)}.csv"
 
 
 def _cell(number: float | None) -> str:

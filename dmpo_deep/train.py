@@ -18,8 +18,8 @@ from tqdm import tqdm
 
 from dmpo_deep import DEFAULT_PRESET, EVAL_EVERY, checkpoint, log
 from dmpo_deep.algorithms import ALGORITHMS
-from dmpo_deep.config import RunConfig, read_config
-from dmpo_deep.controllers import CONTROLLERS, random_level
+from dmpo_deep.config import RunConfig, changed_source, read_config
+from dmpo_deep.controllers import controllers_of, random_level
 from dmpo_deep.envs import make_env, named_task
 from dmpo_deep.episodes import require_end
 from dmpo_deep.evaluate import evaluate_controller, evaluate_policy
@@ -70,7 +70,7 @@ def train(
     :func:`dmpo_deep.nets.on_device`, the CPU by default.
 
     Args:
-        task: the task's id, or ``TASK:SOURCE``.
+        task: the task's id, ``TASK:SOURCE``, or ``MODULE:FACTORY`` or ``FILE.py:FACTORY`` for a task of one's own.
         algo: the algorithm, see :data:`ALGORITHMS`.
         seed: of everything random in training; at least 0.
         steps: environment steps in all.
@@ -86,6 +86,7 @@ def train(
         The run directory.
 
     Raises:
+        ImportError: a task of one's own that cannot be imported.
         ValueError: an unknown name, a value out of range, or, with ``resume``, other settings than the run's or a
             damaged ``config.json`` or ``progress.csv``.
         CheckpointError: ``resume`` is set, and the checkpoint is damaged or of another run.
@@ -116,6 +117,8 @@ def train(
             raise ValueError(f"{run} has spent {safe} steps; give --steps {safe} or more to resume")
         if steps <= safe:
             return run
+        if (said := changed_source(config)) is not None:
+            tqdm.write(f"Warning: {said}: the run goes on with the task as it is now", sys.stderr)
         _compare(config.latest["versions"], found)
         config = replace(config, resumed=(*config.resumed, {"steps": steps, "versions": found}))
     run.mkdir(parents=True, exist_ok=True)
@@ -216,7 +219,7 @@ def _learn(learner: Learner) -> dict[str, float | None]:
 
 def _random_play(task: str, options: Mapping[str, Any]) -> float | None:
     """The metric of random play, measured if it is not stored."""
-    level, known = random_level(task, options), CONTROLLERS[task]
+    level, known = random_level(task, options), controllers_of(task)
     if level is None and "random" in known:
         return evaluate_controller(task, known["random"], options).mean
     return level

@@ -12,6 +12,7 @@ from tyro.conf import FlagCreatePairsOff
 from dmpo_deep.cli.check import check, gap
 from dmpo_deep.cli.common import Unexpected
 from dmpo_deep.cli.learner import collect, envs, evaluate, plot, search, train
+from dmpo_deep.cli.own import check_env, export
 from dmpo_deep.cli.sweep import reproduce, sweep
 from dmpo_deep.cli.theory import audit, bounds, kappa, solve
 
@@ -28,10 +29,14 @@ The tasks and their reference controllers:
   dmpo evaluate ring --controller pi --set humans=21 start=bunched warmup=750
   dmpo search slowdown --controller linear --out weights.json
 
+A task of your own, MODULE:FACTORY or FILE.py:FACTORY wherever a task is asked for:
+  dmpo check-env FILE.py:FACTORY          what is wrong with it, check by check
+
 The learner:
   dmpo train catchup --algo dmpo --seed 0 --out runs/dmpo-s0
   dmpo evaluate runs/dmpo-s0
   dmpo plot runs/dmpo-s0 runs/dppo-s0 --out runs/figures
+  dmpo export runs/dmpo-s0 --onnx --out policies
   dmpo sweep --tasks catchup ring --algos dmpo dppo --seeds 0 1 2 --out runs/compare
   dmpo collect runs/compare/* --into results
   dmpo reproduce fig4                     a figure of the paper, from results and what is still to train
@@ -50,9 +55,11 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "kappa": kappa,
     "envs": envs,
     "search": search,
+    "check-env": check_env,
     "train": train,
     "evaluate": evaluate,
     "plot": plot,
+    "export": export,
     "sweep": sweep,
     "collect": collect,
     "reproduce": reproduce,

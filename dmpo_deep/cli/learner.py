@@ -14,20 +14,24 @@ Settings = UseAppendAction[tuple[tuple[str, ...], ...]]
 """``KEY=VALUE`` pairs, several after one flag or each after its own."""
 
 
-def envs() -> None:
-    """List the tasks: agents and graph, spaces, horizon, what they need, and their reference controllers."""
-    require("gymnasium")
-    from dmpo_deep.controllers import CONTROLLERS
-    from dmpo_deep.envs import ENVIRONMENTS, make_env
+def envs(tasks: Positional[tuple[str, ...]] = ()) -> None:
+    """List tasks: agents and graph, spaces, horizon, what they need, and their reference controllers.
 
-    rows = []
-    for name, task in ENVIRONMENTS.items():
+    Args:
+        tasks: all registered ones by default; MODULE:FACTORY or FILE.py:FACTORY is one of your own.
+    """
+    require("gymnasium")
+    from dmpo_deep.controllers import controllers_of
+    from dmpo_deep.envs import ENVIRONMENTS, find_task, make_env
+
+    rows, known = [], {name: find_task(name) for name in tasks or ENVIRONMENTS}
+    for name, task in known.items():
         env = make_env(name, 1)
         graph = f"{env.graph.n}, diameter {env.graph.diameter}"
         spaces = (str(env.action_space), f"{env.observation_space.shape[0]} numbers")
         rows.append((name, task.title, graph, *spaces, str(env.horizon), task.needs))
     print(table(("task", "title", "agents", "action", "observation", "horizon", "needs beside [deep]"), rows))
-    controllers = [(task, name, *known[::2]) for task, named in CONTROLLERS.items() for name, known in named.items()]
+    controllers = [(task, name, *of[::2]) for task in known for name, of in controllers_of(task).items()]
     print("\n" + table(("task", "controller", "title", "decides on"), controllers) + "\n")
     print("Results: above; docs/environments/ has a card for each task")
 
@@ -102,7 +106,8 @@ def train(
     """Train an algorithm on a task. Ctrl-C stops after the epoch; --resume goes on, bit for bit.
 
     Args:
-        task: catchup, slowdown, ring, eight, atsc, or tabular:FILE for the MDP in an instance file.
+        task: catchup, slowdown, ring, eight, atsc, tabular:FILE for the MDP in an instance file, or a task of your own,
+            MODULE:FACTORY or FILE.py:FACTORY (docs/own.md).
         algo: dmpo, dmpo-true-model (the simulator in the model's place), dppo, cppo, ic3net or ia2c; docs/dmpo.md.
         seed: of everything random in training.
         steps: environment steps in all, warm-up included; one step of one copy of the environment counts as one.
@@ -144,7 +149,7 @@ def evaluate(
     """The paper's metric of a trained run, sampled and greedy, or of a task's reference controllers.
 
     Args:
-        target: run directory, or a task; `dmpo envs` lists them.
+        target: run directory, or a task; `dmpo envs` lists them, MODULE:FACTORY is one of your own.
         controller: one reference controller of the task, or a file that dmpo search wrote; all of them by default.
         set: options of the task, each KEY=VALUE: --set humans=21 start=bunched; a run has its own.
         skip: steps at the start of each episode that speeds and headways leave out.
@@ -154,6 +159,8 @@ def evaluate(
             or who waits at which signal.
     """
     require("torch", "safetensors", "gymnasium")
+    from dmpo_deep.config import changed_source, read_config
+    from dmpo_deep.envs import named_task
     from dmpo_deep.evaluate import check_file, chosen_controllers, default_out, evaluate, load_agents
     from dmpo_deep.presets import task_options
 
@@ -167,6 +174,8 @@ def evaluate(
             raise ValueError(f"{picture} has no suffix of a picture; give one of {', '.join(sorted(known))}")
         if controller is None and default_out(target) is None:
             raise ValueError("--picture shows one controller; choose it with --controller")
+    if default_out(target) is not None and (said := changed_source(read_config(Path(target)))) is not None:
+        print(f"Warning: {said}: what follows is of the task as it is now")
     for name, result in evaluate(target, controller, out, overwrite, options, skip).items():
         print(f"{name}: {result}")
     if picture is not None:
@@ -176,8 +185,9 @@ def evaluate(
             agents, config = load_agents(Path(target))
             draw(config.task, sampled(agents), config.preset.environment, picture)
         else:
-            [chosen] = chosen_controllers(target, controller).values()
-            draw(target, chosen.make, options, picture)
+            task, source = named_task(target)
+            [chosen] = chosen_controllers(task, controller).values()
+            draw(task, chosen.make, source | options, picture)
     written = [str(path) for path in (out or default_out(target), picture) if path is not None]
     print(f"Results: {' '.join(written) or 'above; --out FILE writes one row per policy and draw'}")
 

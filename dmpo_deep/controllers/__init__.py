@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dmpo_deep.controllers import atsc, cacc, eight, ring, tabular
-from dmpo_deep.envs import ENVIRONMENTS, Policy
+from dmpo_deep.controllers import atsc, cacc, eight, own, ring, tabular
+from dmpo_deep.envs import Policy, find_task
+from dmpo_deep.envs.own import factory_of, is_own
 from dmpo_deep.episodes import Episodes
 
 DATA = Path(__file__).parent / "data"
@@ -150,6 +151,18 @@ CONTROLLERS: Mapping[str, Mapping[str, Controller]] = {
 """Task id -> reference controllers by name."""
 
 
+def controllers_of(task: str) -> Mapping[str, Controller]:
+    """The task's reference controllers by name: of a user's own uniform play, and those its factory names.
+
+    A factory names them in an attribute ``controllers``: name -> function from an environment to a policy.
+    """
+    if not is_own(task):
+        return CONTROLLERS[task]
+    named = getattr(factory_of(task), "controllers", {})
+    random = Controller("uniform random", own.uniform, "nothing")
+    return {"random": random} | {name: Controller(name, make, "see its source") for name, make in named.items()}
+
+
 def normalised_score(task: str, options: Mapping[str, Any], episodes: Episodes) -> float | None:
     """``(R - R_trivial) / (R_best - R_trivial)``: 0 for the trivial controller, 1 for the best one known.
 
@@ -191,7 +204,7 @@ def measured(task: str) -> dict[str, float] | None:
     For tasks whose episodes take long.
     """
     metrics = (_level(task, {}) or {}).get("metrics", {})
-    return metrics if metrics.keys() == CONTROLLERS[task].keys() else None
+    return metrics if metrics.keys() == controllers_of(task).keys() else None
 
 
 def _on_scale(level: Mapping[str, Any], value: float) -> float:
@@ -201,7 +214,7 @@ def _on_scale(level: Mapping[str, Any], value: float) -> float:
 
 def _level(task: str, options: Mapping[str, Any]) -> dict[str, Any] | None:
     """The task's levels for these options; immaterial ones, and those at their default, do not count."""
-    parameters = inspect.signature(ENVIRONMENTS[task].make).parameters
+    parameters = inspect.signature(find_task(task).make).parameters
     defaults = {name: parameter.default for name, parameter in parameters.items()}
     material = {k: value for k, value in options.items() if k not in IMMATERIAL and value != defaults.get(k)}
     for level in json.loads(LEVELS.read_text())["levels"]:

@@ -6,6 +6,7 @@ agent, in *training units*. Every random number comes from the generator passed 
 
 from __future__ import annotations
 
+import difflib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -19,6 +20,8 @@ from gymnasium.spaces import Box, Discrete, MultiDiscrete
 from dmpo_deep.envs.atsc import SignalGrid
 from dmpo_deep.envs.cacc import Platoon, catchup_start, slowdown_start
 from dmpo_deep.envs.figure_eight import FigureEight
+from dmpo_deep.envs.own import Environment as Environment
+from dmpo_deep.envs.own import evaluations, full_name, is_own, maker
 from dmpo_deep.envs.ring import Ring
 from dmpo_deep.envs.tabular import Tabular
 from dmpo_deep.envs.traffic import EVALUATION_DRAWS
@@ -97,10 +100,10 @@ class NetworkedEnv(RolloutEnv, Protocol):
 
 
 class Task(NamedTuple):
-    """A registered task."""
+    """A registered task, or a user's own."""
 
     make: Callable[..., NetworkedEnv]
-    """Called with ``batch`` and the task's options, ``gamma`` and ``draws`` always among them."""
+    """Called with ``batch`` and the task's options, :data:`OFFERED` among them where it takes them."""
     title: str
     needs: str
     """What to install beside the extra ``deep``."""
@@ -127,6 +130,8 @@ ENVIRONMENTS: Mapping[str, Task] = {
     "tabular": Task(Tabular, "any networked MDP: tabular:FILE, tabular:FAMILY", "-", source="mdp"),
 }
 """Tasks by id."""
+OFFERED = ("gamma", "draws")
+"""Options that training and evaluations give to every task that takes them."""
 BESIDE = "isolated"
 """The option that evaluations leave at its default: they run beside the environment of a training run."""
 
@@ -141,7 +146,7 @@ _SIMPLE: Mapping[type, tuple[type, ...]] = {
 
 
 def make_env(task: str, batch: int, **options: Any) -> NetworkedEnv:
-    """``batch`` copies of a task.
+    """``batch`` copies of a task: a registered one, or a user's own, see :func:`find_task`.
 
     Raises:
         ValueError: a task or an option that does not exist, naming the nearest one, or a value of the wrong type.
@@ -150,28 +155,67 @@ def make_env(task: str, batch: int, **options: Any) -> NetworkedEnv:
         >>> make_env("catchup", 4, collision="freeze").graph.n
         8
     """
-    if task not in ENVIRONMENTS:
-        raise unknown_name("task", task, ENVIRONMENTS)
-    factory = ENVIRONMENTS[task].make
-    kinds = {name: p.annotation for name, p in inspect.signature(factory, eval_str=True).parameters.items()}
-    del kinds["batch"]
-    for name, value in options.items():
-        if name not in kinds:
+    factory = find_task(task).make
+    kinds, others = _options(task, factory)
+    for name, value in tuple(options.items()):
+        if name in OFFERED and name not in kinds and not others:
+            del options[name]
+        elif name in kinds:
+            _require_type(task, name, value, kinds[name])
+        elif not others:
             raise unknown_name(f"option of {task}", name, kinds)
-        wanted = get_args(kinds[name]) if isinstance(kinds[name], UnionType) else (kinds[name],)
-        if set(wanted) <= _SIMPLE.keys() and not any(type(value) in _SIMPLE[kind] for kind in wanted):
-            names = " or ".join(kind.__name__ for kind in wanted if kind is not type(None))
-            raise ValueError(f"{name} = {value!r}; this option of {task} must be of type {names}")
     return factory(batch, **options)
+
+
+def find_task(name: str) -> Task:
+    """The registered task of that id, or the user's own that ``MODULE:FACTORY`` or ``FILE.py:FACTORY`` names.
+
+    Raises:
+        ValueError: there is none, or no such factory.
+        ImportError: there is no such module or file, or it cannot be imported.
+    """
+    if name in ENVIRONMENTS:
+        return ENVIRONMENTS[name]
+    if not is_own(name):
+        raise unknown_name("task", name, [*ENVIRONMENTS, "MODULE:FACTORY"])
+    make, episodes = maker(name), evaluations(name, len(EVALUATION_DRAWS))
+    title = next(iter((make.__doc__ or "").strip().splitlines()), "")
+    return Task(make, title, "-", draws=EVALUATION_DRAWS[:episodes], at_once=episodes)
+
+
+def brought(name: str) -> bool:
+    """Whether users bring what the task is: an MDP, or all of it."""
+    return is_own(name) or bool(ENVIRONMENTS[name].source)
+
+
+def _options(task: str, factory: Callable[..., NetworkedEnv]) -> tuple[dict[str, Any], bool]:
+    """The options that a factory names with what they may be, and whether it takes others as well."""
+    try:
+        parameters = list(inspect.signature(factory, eval_str=True).parameters.values())
+    except NameError:  # an annotation that is imported for type checkers only
+        parameters = list(inspect.signature(factory).parameters.values())
+    if not parameters or parameters[0].kind is inspect.Parameter.KEYWORD_ONLY:
+        raise ValueError(f"the factory of {task} takes no number of copies; let batch be its first parameter")
+    named = {p.name: p.annotation for p in parameters[1:] if p.kind is not p.VAR_KEYWORD}
+    return named, any(p.kind is p.VAR_KEYWORD for p in parameters)
+
+
+def _require_type(task: str, name: str, value: Any, kind: Any) -> None:
+    wanted = get_args(kind) if isinstance(kind, UnionType) else (kind,)
+    if set(wanted) <= _SIMPLE.keys() and not any(type(value) in _SIMPLE[one] for one in wanted):
+        names = " or ".join(one.__name__ for one in wanted if one is not type(None))
+        raise ValueError(f"{name} = {value!r}; this option of {task} must be of type {names}")
 
 
 def named_task(name: str) -> tuple[str, dict[str, Any]]:
     """Split ``TASK:SOURCE`` into the task's id and the option that ``SOURCE`` stands for; ``TASK`` has none.
 
-    A source that is a file becomes its full path, so that what is recorded holds in every folder.
+    A source that is a file becomes its full path, so that what is recorded holds in every folder. What does not begin
+    with the id of a registered task is the id of a user's own, whole.
 
     Raises:
         ValueError: a task that does not exist, or one that takes no source.
+        ImportError: a user's own that cannot be imported.
 
     Example:
         >>> named_task("tabular:ring"), named_task("catchup")
@@ -179,28 +223,36 @@ def named_task(name: str) -> tuple[str, dict[str, Any]]:
     """
     task, colon, source = name.partition(":")
     if task not in ENVIRONMENTS:
-        raise unknown_name("task", task, ENVIRONMENTS)
+        try:
+            find_task(name)
+        except ImportError as error:
+            if difflib.get_close_matches(task, ENVIRONMENTS):
+                raise unknown_name("task", task, ENVIRONMENTS) from error
+            raise
+        return full_name(name), {}
     if not colon:
         return task, {}
     option = ENVIRONMENTS[task].source
     if not option or not source:
         takes = [f"{known}:{t.source.upper()}" for known, t in ENVIRONMENTS.items() if t.source]
-        raise ValueError(f"{name!r}: give {task}{':SOURCE' if option else ''} (tasks with one: {', '.join(takes)})")
+        raise ValueError(
+            f"{name!r}: give {task}{':SOURCE' if option else ''} (tasks with one: {', '.join(takes)}); a module of "
+            f"your own that has this name is ./{task}.py:FACTORY"
+        )
     return task, {option: str(Path(source).resolve()) if Path(source).is_file() else source}
 
 
 def evaluation_env(task: str, **options: Any) -> NetworkedEnv:
     """The task on its published evaluation draws, as many copies as play side by side."""
-    if task not in ENVIRONMENTS:
-        raise unknown_name("task", task, ENVIRONMENTS)
-    known = ENVIRONMENTS[task]
+    known = find_task(task)
     kept = {name: value for name, value in options.items() if name != BESIDE}
     return make_env(task, known.at_once, draws=known.draws, **kept)
 
 
 def evaluation_rounds(task: str) -> int:
     """Episodes that each copy of :func:`evaluation_env` plays to use up the draws."""
-    return len(ENVIRONMENTS[task].draws) // ENVIRONMENTS[task].at_once
+    known = find_task(task)
+    return len(known.draws) // known.at_once
 
 
 def action_counts(env: NetworkedEnv) -> tuple[int, ...]:

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,13 @@ pytest.importorskip("gymnasium")
 
 from gymnasium.spaces import Box
 
+from dmpo_deep.conformance import examine
+from dmpo_deep.conformance.findings import THEN
 from dmpo_deep.controllers import CONTROLLERS
 from dmpo_deep.envs import ENVIRONMENTS, action_counts, make_env
 
 UNEQUAL = str(Path(__file__).parents[1] / "data" / "unequal.instance.json")
+SIMULATED = ("eight", "atsc")
 VARIANTS = [
     ("catchup", {}),
     ("catchup", {"collision": "freeze"}),
@@ -83,24 +87,16 @@ def test_the_adapter_says_what_the_environment_says(task, options):
         adapter.step(given | {"agent_99": given["agent_0"]})
 
 
+COSTLY = (*THEN.keys() - {"numbers", "episodes"},)
+"""What starts a simulator many times; tests of their own hold the simulators to it."""
+
+
 @every_task
-def test_observations_lie_in_their_space_and_rewards_are_finite(task, options):
-    env, rng = make_env(task, 3, **options), np.random.default_rng(0)
-    obs = env.reset(rng)
-    for _ in range(400):
-        assert obs.shape == (3, env.graph.n, *env.observation_space.shape)
-        assert obs.dtype == env.observation_space.dtype
-        assert (obs >= env.observation_space.low).all()
-        assert (obs <= env.observation_space.high).all()
-        obs, reward, terminated, truncated, info = env.step(random_actions(env, rng))
-        assert np.isfinite(reward).all()
-        assert all(info[name].shape == (3,) for name in ("metric", "step", "collided", *env.measures))
-        if (ended := terminated | truncated).any():
-            given = [obs, reward, terminated, truncated, *info.values()]
-            kept = [array.copy() for array in given]
-            following = env.reset(rng, ended)
-            assert all(map(np.array_equal, given, kept)), "a reset changed what a step had given"
-            obs = following
+def test_the_checker_of_environments_finds_nothing(task, options):
+    simulated = task in SIMULATED
+    found = examine(partial(make_env, task, **options), copies=3, steps=400, without=COSTLY if simulated else ())
+    wrong = {f.check: f.said for f in found if f.verdict != "ok" and f.check not in ("scale", "episodes")}
+    assert wrong == {}
 
 
 TRACE = """
@@ -211,9 +207,6 @@ def test_every_task_has_controllers_that_act_within_its_space(task):
         assert log_prob.shape == (2, env.graph.n)
         env.step(action)
     env.close()
-
-
-SIMULATED = ("eight", "atsc")
 
 
 def memory():
