@@ -1,7 +1,7 @@
 """Section VI-A: IC3Net, agents that learn what to say and when (Singh, Jain and Sukhbaatar 2018), on the graph.
 
 Each agent has a recurrent network of its own. In every step it encodes its observation, adds what it heard, and updates
-its memory ``(h, s)`` by a long short-term memory (LSTM); its action, its gate and its value are read off ``h``::
+its memory ``(h, s)`` by a long short-term memory (LSTM); its action, its gate and its value are read off ``h``:
 
     c_i^t = C_i mean_{j in N_i, j != i} g_j^{t-1} h_j^{t-1}
     h_i^t, s_i^t = LSTM_i(e_i(o_i^t) + c_i^t, h_i^{t-1}, s_i^{t-1})
@@ -130,7 +130,7 @@ class Talkers(nn.Module):
             memory: before the first step.
 
         Returns:
-            What is said and the memories after each step, before they are emptied: ``[n, T B, ...]``, times outer.
+            What is said and the memories after each step, before they are emptied, ``[n, T B, ...]``, times outer.
         """
         steps, memories = [], []
         for now, gate, over in zip(obs, gates, ended, strict=True):

@@ -2,8 +2,8 @@
 
 The word behind three backticks says what happens to a block: ``python`` runs (with ``>>>`` as a doctest, by pytest
 itself), ``sh`` is parsed command by command and everything checked that can be before work starts, ``sh run`` is run
-as well, ``sh slow`` by ``pytest -m slow``; every line of a ``text`` right behind a block that ran is in its output.
-Commands in running text are parsed like ``sh``.
+as well, ``sh slow`` by ``pytest -m slow``, ``sh slow fails`` with exit status 1; every line of a ``text`` behind a
+block that ran is in its output. Commands in running text are parsed like ``sh``.
 """
 
 from __future__ import annotations
@@ -48,6 +48,8 @@ class Block(NamedTuple):
     language: str
     mode: str
     """What follows the language: ``run``, ``slow`` or nothing."""
+    status: int
+    """With which its commands end."""
     text: str
     line: int
 
@@ -58,9 +60,9 @@ def parsed(page: str) -> tuple[list[Block], list[str]]:
     blocks, inline = [], []
     for token in MarkdownIt("commonmark").enable("table").parse(PAGES[page].read_text()):
         if token.type == "fence":
-            language, _, mode = token.info.strip().partition(" ")
+            language, mode, status, *_ = *token.info.split(), "", "", ""
             assert token.map is not None
-            blocks.append(Block(language, mode, token.content, token.map[0] + 1))
+            blocks.append(Block(language, mode, int(status == "fails"), token.content, token.map[0] + 1))
         inline += [child.content for child in token.children or () if child.type == "code_inline"]
     return blocks, inline
 
@@ -296,14 +298,15 @@ def run_page(page: str, mode: str, capfd: pytest.CaptureFixture[str]) -> None:
             capfd.readouterr()
             for words in commands(block.text):
                 if words[0] == "dmpo":
-                    assert cli.main(words[1:]) == 0, (page, words, capfd.readouterr().err)
+                    assert cli.main(words[1:]) == block.status, (page, words, capfd.readouterr().err)
                 else:
                     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
                     subprocess.run([sys.executable, *words[1:]], check=True, env=environment)
-            printed = capfd.readouterr().out
+            shown = capfd.readouterr()
+            printed = shown.out + shown.err
         elif block.language == "text" and printed:
-            there = {line.rstrip() for line in printed.splitlines()}
-            missing = [line for line in block.text.splitlines() if line != "..." and line.rstrip() not in there]
+            there = {tuple(line.split()) for line in printed.splitlines()}
+            missing = [line for line in block.text.splitlines() if line != "..." and tuple(line.split()) not in there]
             assert not missing, f"{page}, line {block.line}: not printed: {missing}\nbut\n{printed}"
             printed = ""
         else:

@@ -23,8 +23,9 @@ class LinkNames(SphinxPostTransform):
         known = self.env.domains.python_domain.objects
         here = self.env.current_document.docname
         for literal in list(self.document.findall(nodes.literal)):
-            name = literal.astext().removesuffix(".py").replace("/", ".")
-            if "." not in name or isinstance(literal.parent, nodes.reference | addnodes.pending_xref | nodes.title):
+            text = literal.astext()
+            name = text.removesuffix(".py").replace("/", ".")
+            if "." not in text or isinstance(literal.parent, nodes.reference | addnodes.pending_xref | nodes.title):
                 continue
             found = next((known[package + name] for package in PACKAGES if package + name in known), None)
             if found is not None and found.docname != here:
