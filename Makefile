@@ -4,7 +4,7 @@ BIN := .venv/bin
 # Every `make run` gets a folder of its own: nothing is overwritten.
 RUN := runs/first-$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: run test format clean
+.PHONY: run test docs format clean
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
@@ -26,11 +26,22 @@ test: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest -n 2 --dist worksteal --hypothesis-profile=ci tests verification dmpo_theory dmpo_deep README.md docs/exact.md docs/check.md
+	$(BIN)/pytest -n 2 --dist worksteal --hypothesis-profile=ci tests verification dmpo_theory dmpo_deep README.md CONTRIBUTING.md docs/*.md docs/*/*.md
+
+# Two to five minutes: the notebooks are run. Every warning is an error; nothing is fetched.
+docs: .venv/documented
+	rm -rf docs/api docs/_build
+	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
+	@echo
+	@echo 'Site: docs/_build/html/index.html'
+
+.venv/documented: .venv/installed
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	touch $@
 
 format: .venv/installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv .hypothesis .mypy_cache .pytest_cache .ruff_cache *.egg-info
+	rm -rf .venv .hypothesis .mypy_cache .pytest_cache .ruff_cache *.egg-info docs/api docs/_build

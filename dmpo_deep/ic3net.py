@@ -3,7 +3,7 @@
 Each agent has a recurrent network of its own. In every step it encodes its observation, adds what it heard, and updates
 its memory ``(h, s)`` by a long short-term memory (LSTM); its action, its gate and its value are read off ``h``:
 
-    c_i^t = C_i (1/|N_i \\ i|) sum_{j in N_i \\ i} g_j^{t-1} h_j^{t-1}
+    c_i^t = C_i mean_{j in N_i, j != i} g_j^{t-1} h_j^{t-1}
     h_i^t, s_i^t = LSTM_i(e_i(o_i^t) + c_i^t, h_i^{t-1}, s_i^{t-1})
     a_i^t ~ pi_i(h_i^t),   g_i^t ~ Bernoulli(p_i(h_i^t)),   V_i(h_i^t)
 
@@ -130,7 +130,7 @@ class Talkers(nn.Module):
             memory: before the first step.
 
         Returns:
-            What is said and the memories after each step, before they are emptied: ``[n, T B, ...]``, times outer.
+            What is said and the memories after each step, before they are emptied, ``[n, T B, ...]``, times outer.
         """
         steps, memories = [], []
         for now, gate, over in zip(obs, gates, ended, strict=True):

@@ -39,9 +39,10 @@ def local_model(env: NetworkedEnv, preset: ModelPreset, rng: torch.Generator) ->
 
 
 class GaussianModel(LocalModel):
-    """The next observation and the reward by their means, within the range of the data; see :class:`LocalModel`.
+    """The next observation and the reward by their means, within the range of the data.
 
-    A feature with a ``period``, ``[d]``, comes round: its change is the shortest, and its range the whole period.
+    See :class:`~dmpo_deep.local_model.LocalModel`. A feature with a ``period``, ``[d]``, comes round: its change is the
+    shortest, and its range the whole period.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class GaussianModel(LocalModel):
 
     @torch.no_grad()
     def predict(self, obs: np.ndarray, action: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """As :meth:`LocalModel.predict`; ``rng`` chooses the member of each agent and transition."""
+        """As :meth:`.LocalModel.predict`; ``rng`` chooses the member of each agent and transition."""
         outcome = self._outcome(obs, action)
         if self.ensemble == 1:
             return _split(outcome[0])
@@ -145,7 +146,10 @@ class GaussianModel(LocalModel):
 
 
 class CategoricalModel(LocalModel):
-    """Probabilities of the next state, ``n_states[i]`` of agent ``i``, and the mean reward; see :class:`LocalModel`."""
+    """Probabilities of the next state, ``n_states[i]`` of agent ``i``, and the mean reward.
+
+    See :class:`~dmpo_deep.local_model.LocalModel`.
+    """
 
     missing: Tensor
 
@@ -179,7 +183,7 @@ class CategoricalModel(LocalModel):
         return probability.transpose(0, 1).cpu().numpy(), reward[..., 0].T.cpu().numpy()
 
     def predict(self, obs: np.ndarray, action: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """As :meth:`LocalModel.predict`; next states are drawn."""
+        """As :meth:`~dmpo_deep.local_model.LocalModel.predict`; next states are drawn."""
         probability, reward = self.outcome(obs, action)
         return sampled_codes(probability, rng), reward
 

@@ -44,7 +44,7 @@ def keep_freed_memory() -> None:
     """Let the process keep the memory of dead tensors for the next ones, where the C library is glibc.
 
     By default glibc hands blocks of this size back to the system and asks for them anew in every layer of every
-    gradient step, page by page; that takes a tenth of an update and more (``benchmarks/train.py``).
+    gradient step, page by page.
     """
     mmap_threshold, trim_threshold = -3, -1  # malloc.h
     with suppress(OSError, AttributeError, TypeError):  # another C library

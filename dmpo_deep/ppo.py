@@ -244,8 +244,8 @@ class Agents(LocalAgents):
         of an agent it does not hear.
 
         Returns:
-            Means over agents: losses, entropy and share of clipped ratios just before each gradient step, averaged
-            over them; divergence after the last; the share of actor steps that ``kl_stop`` left out.
+            Means over agents of losses, entropy and share of clipped ratios just before each gradient step, averaged
+            over them; of the divergence after the last; and the share of actor steps that ``kl_stop`` left out.
 
         Raises:
             FloatingPointError: a loss or weight is not finite any more.

@@ -56,7 +56,7 @@ class Result:
     trace: str
     """Of the golden traces of all its starts, the one they share; ``mixed`` if none."""
     versions: Mapping[str, str]
-    """:data:`VERSIONS` of its first start, ``commit`` of all."""
+    """``VERSIONS`` of its first start, ``commit`` of all."""
     hyperparameters: Mapping[str, Any]
     """Every field of its preset, in plain JSON."""
     rows: tuple[Row, ...]

@@ -71,7 +71,7 @@ def train(
 
     Args:
         task: the task's id, ``TASK:SOURCE``, or ``MODULE:FACTORY`` or ``FILE.py:FACTORY`` for a task of one's own.
-        algo: the algorithm, see :data:`ALGORITHMS`.
+        algo: the algorithm, see :data:`~dmpo_deep.algorithms.ALGORITHMS`.
         seed: of everything random in training; at least 0.
         steps: environment steps in all.
         out: the run directory, new unless ``resume``.

@@ -1,8 +1,9 @@
 r"""Elimination compiled: depth first, two agents at a time, in the order with the fewest multiplications.
 
-Summed out breadth first, all contexts at once, the intermediate tables of a :class:`dmpo_theory.elimination
-.Elimination` have ``S^(n + pathwidth)`` entries. Here the contexts of a step, the joint states that its factors are the
-first to read, are gone through one after another: with them fixed a step maps slabs of contiguous numbers to slabs,
+Summed out breadth first, all contexts at once, the intermediate tables of
+:class:`~dmpo_theory.elimination.Elimination` have ``S^(n + pathwidth)`` entries. Here the contexts of a step, the joint
+states that its factors are the first to read, are gone through one after another: with them fixed a step maps slabs of
+contiguous numbers to slabs,
 
     T_{k+1}[r] = sum_x C_k(x | context) T_k[x, r],
 
@@ -63,7 +64,7 @@ class CompiledElimination:
         self._n_outside = math.prod(sizes[j] for j in self.outside)
 
     def apply(self, function: Array) -> Array:
-        """As :meth:`Operator.apply`."""
+        """As :meth:`~dmpo_theory.elimination.Operator.apply`."""
         result = _aligned(self._n_outside)
         kernels.apply(self._steps, function, result, _aligned(self._work))
         return result
@@ -71,21 +72,21 @@ class CompiledElimination:
     def sweeps(
         self, value: Array, reward: Array, changes: Array, gamma: float, width: float, most: int
     ) -> tuple[float, float, int]:
-        """As :meth:`Operator.sweeps`."""
+        """As :meth:`~dmpo_theory.elimination.Operator.sweeps`."""
         work = _aligned(self._work)
         low, high, done = kernels.sweeps(self._steps, value, reward, changes, gamma, width, most, OFF_CENTRE, work)
         return float(low), float(high), int(done)
 
     def extrapolate(self, function: Array, changes: Array) -> None:
-        """As :meth:`Operator.extrapolate`."""
+        """As :meth:`~dmpo_theory.elimination.Operator.extrapolate`."""
         kernels.extrapolate(function, changes)
 
     def push(self, law: Array) -> Array:
-        """As :meth:`Operator.push`."""
+        """As :meth:`~dmpo_theory.elimination.Operator.push`."""
         return self._reverse(law, None)[0]
 
     def factor_gradients(self, law: Array, function: Array) -> dict[int, Array]:
-        """As :meth:`Operator.factor_gradients`, all of them in one pass."""
+        """As :meth:`~dmpo_theory.elimination.Operator.factor_gradients`, all of them in one pass."""
         _, by_table = self._reverse(law, function)
         gradients, at = dict[int, Array](), 0
         for step in self._plan:

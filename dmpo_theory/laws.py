@@ -48,9 +48,9 @@ def occupancy(
         mdp: the networked MDP.
         policy: a local policy of it.
         start: law of ``s(0)``, ``[X]``; uniform by default.
-        method: as in :func:`local_values`.
+        method: as in :func:`~dmpo_theory.exact.local_values`.
         tolerance: largest L1 error of ``d``, as its residual in float64 bounds it.
-        memory_limit_gib: as in :func:`local_values`.
+        memory_limit_gib: as in :func:`~dmpo_theory.exact.local_values`.
 
     Raises:
         ArithmeticError: rounding keeps the residual above what the tolerance asks for.

@@ -190,7 +190,7 @@ def constructive_jobs(families: Sequence[str], n: int, gamma: Fraction, kappas: 
 
 
 def rewards_sign(mdp: NetworkedMDP) -> str:
-    """One of the keys of :data:`REWARDS`."""
+    """One of the keys of ``REWARDS``."""
     low = min(float(table.min()) for table in mdp.reward)
     high = max(float(table.max()) for table in mdp.reward)
     return "non-negative" if low >= 0 else "non-positive" if high <= 0 else "signed"

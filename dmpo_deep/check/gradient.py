@@ -32,8 +32,8 @@ GROUPS = 40
 def sampled_gradient(agents: LocalAgents, data: Trajectory) -> Array:
     """The gradient of the policies' loss at the old policy in its logits, by copy: ``[B, n, L, A]``.
 
-    Exactly what line 12 descends, without entropy and normalisation: advantages by :meth:`LocalAgents.estimates`, the
-    loss by :meth:`LocalAgents.policy_loss`, its derivative by autograd.
+    Exactly what line 12 descends, without entropy and normalisation: advantages by ``LocalAgents.estimates``, the
+    loss by ``LocalAgents.policy_loss``, its derivative by autograd.
     """
     nets: LocalTables = agents.actor.net  # type: ignore[assignment]
     heard = nets.gather(torch.from_numpy(data.obs))

@@ -36,7 +36,7 @@ class TabularModel:
     mdp: NetworkedMDP
 
     def predict(self, obs: np.ndarray, action: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """As :meth:`dmpo_deep.model.LocalModel.predict`."""
+        """As :meth:`dmpo_deep.local_model.LocalModel.predict`."""
         state = obs.argmax(axis=-1)
         probability = np.zeros(obs.shape)
         reward = np.zeros(state.shape, dtype=np.float32)

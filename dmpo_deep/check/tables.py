@@ -16,7 +16,7 @@ from dmpo_theory.mdp import Array, LocalPolicy, NetworkedMDP
 
 
 class LocalTables(nn.Module):
-    """One table per agent over the states of those that its network hears; takes the place of :class:`LocalNets`.
+    """One table per agent over the states of those that its network hears; takes the place of ``LocalNets``.
 
     ``table [n, L, O]`` is in C order of the states heard, the lowest agent's slowest; ``L`` is the largest count.
 

@@ -1,7 +1,7 @@
 """Section VI-A: the environments, the contract they share, and their registry.
 
 Arrays are batch first: ``B`` independent copies, ``n`` agents, ``d`` observation features. Rewards are local, one per
-agent, in *training units*. Every random number comes from the generator passed to :meth:`NetworkedEnv.reset`.
+agent, in *training units*. Every random number comes from the generator passed to ``reset``.
 """
 
 from __future__ import annotations

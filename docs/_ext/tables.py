@@ -1,0 +1,88 @@
+"""Tables that pages take from `results/` whenever the site is built, so that no number in them is older than a run.
+
+The same on a terminal: `python docs/_ext/tables.py` prints them all.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+
+from dmpo_deep.algorithms import ALGORITHMS, TITLES
+from dmpo_deep.cli.common import table
+from dmpo_deep.cli.sweep import read_plan
+from dmpo_deep.figures import FIGURES, PLANS
+from dmpo_deep.report import collect
+from dmpo_deep.results import RUNS, Result, read, run_id
+from dmpo_deep.summary import cpu_seconds, rows
+from dmpo_deep.sweep import Training
+
+RESULTS = Path(__file__).parents[2] / "results"
+Table = tuple[Sequence[str], Sequence[Sequence[str]]]
+
+
+def results_of(algo: str) -> Table:
+    """A line for every task on which ``results/`` has runs of the algorithm that the present code would repeat."""
+    groups = collect([result for result in read(RESULTS) if not result.stale])
+    shown = ("task", "seeds", "steps", "score at 10,000", "score at 30,000", "steps to 0", "gradient steps")
+    columns = (*shown, "CPU-s per 10,000 steps", "floats per agent and step")
+    lines = [line for line in rows(groups) if line["algorithm"] == TITLES[algo]]
+    return columns, [[line[column] for column in columns] for line in lines]
+
+
+def minutes() -> Table:
+    """A line for every figure: how many of its runs ``results/`` has, and the processor time they took."""
+    known = {result.id: result for result in read(RESULTS) if not result.stale}
+    lines = []
+    for figure, title in ((name, figure.title) for name, figure in FIGURES.items()):
+        jobs = [job for job in read_plan(PLANS / f"{figure}.toml") if isinstance(job, Training)]
+        there = [known[key] for job in jobs if (key := _id(job)) in known and known[key].steps >= job.steps]
+        lines.append((figure, title, f"{len(there)} of {len(jobs)}", _minutes(there), _slowest(there)))
+    return ("figure", "shows", "runs there", "their processor minutes", "the longest run, minutes"), lines
+
+
+def _id(job: Training) -> str:
+    config = job.config()
+    return run_id(config.task, job.algo, job.seed, job.eval_every, config.identity["preset"])
+
+
+def _minutes(runs: Sequence[Result]) -> str:
+    return f"{sum(cpu_seconds(run, run.steps) for run in runs) / 60:.0f}" if runs else "not measured"
+
+
+def _slowest(runs: Sequence[Result]) -> str:
+    return f"{max(cpu_seconds(run, run.steps) for run in runs) / 60:.1f}" if runs else "not measured"
+
+
+class FromResults(SphinxDirective):
+    """``{results} ALGO``, or ``{minutes}``: one of the tables."""
+
+    optional_arguments = 1
+    tables: Mapping[str, Callable[..., Table]] = {"results": results_of, "minutes": minutes}
+
+    def run(self) -> list[nodes.Node]:
+        """The table as Markdown, or a sentence if it is empty."""
+        self.env.note_dependency(str(RESULTS / RUNS))
+        header, lines = self.tables[self.name](*self.arguments)
+        text = ["*No run of it in `results/` that the present code would repeat.*"]
+        if lines:
+            text = [f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *lines)]
+        return self.parse_text_to_nodes("\n".join(text))
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Register the directives."""
+    for name in FromResults.tables:
+        app.add_directive(name, FromResults)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
+
+
+if __name__ == "__main__":
+    for title, found in [*((TITLES[algo], results_of(algo)) for algo in ALGORITHMS), ("Figures", minutes())]:
+        sys.stdout.write(f"{title}\n{table(*found)}\n\n")
