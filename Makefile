@@ -28,7 +28,7 @@ test: .venv/installed
 	$(BIN)/mypy
 	$(BIN)/pytest -n 2 --dist worksteal --hypothesis-profile=ci tests verification dmpo_theory dmpo_deep README.md CONTRIBUTING.md docs/*.md docs/*/*.md
 
-# Two to five minutes: the notebooks are run. Every warning is an error; nothing is fetched.
+# About two minutes: the notebooks are run. Every warning is an error; nothing is fetched.
 docs: .venv/documented
 	rm -rf docs/api docs/_build
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
