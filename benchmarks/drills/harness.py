@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import json
+import multiprocessing.util
 import os
 import signal
 import subprocess
@@ -12,10 +13,11 @@ import sys
 import tempfile
 import time
 import traceback
+import types
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import numpy as np
 import torch
@@ -105,38 +107,51 @@ def dmpo(*arguments: object, code: str = DMPO, **variables: str) -> subprocess.C
     )  # fmt: skip
 
 
-def forked(*arguments: object) -> subprocess.CompletedProcess[str]:
-    """As :func:`dmpo`, in a fork of this process, which has imported everything: most of a short command is that."""
+def fork(*arguments: object, code: str = DMPO, out: IO[bytes] | None = None, err: IO[bytes] | None = None) -> int:
+    """Start it in a fork of this process, which has imported everything: most of a short command is that. Its id."""
     import torch.utils.tensorboard  # noqa: F401
 
-    from dmpo_deep import cli
+    sys.stdout.flush()
+    if pid := os.fork():
+        return pid
+    status = 70
+    try:
+        os.setsid()
+        with open(os.devnull, "wb") as nowhere:
+            for number, file in ((1, out or nowhere), (2, err or nowhere)):
+                os.dup2(file.fileno(), number)
+        os.chdir(ROOT)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        sys.argv = ["dmpo", *map(str, arguments)]
+        sys.modules["__main__"] = types.ModuleType("__main__")  # its children are to import no drills
+        exec(code, {"__name__": "drill"})
+    except SystemExit as stop:
+        status = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+        multiprocessing.util._exit_function()  # type: ignore[attr-defined]
+        os._exit(status)
 
-    given = list(map(str, arguments))
+
+def forked(*arguments: object, code: str = DMPO) -> subprocess.CompletedProcess[str]:
+    """As :func:`dmpo`, by :func:`fork`."""
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        sys.stdout.flush()
-        if not (pid := os.fork()):
-            status = 70
-            try:
-                for file, number in ((out, 1), (err, 2)):
-                    os.dup2(file.fileno(), number)
-                os.chdir(ROOT)
-                signal.signal(signal.SIGINT, signal.default_int_handler)
-                status = cli.main(given)
-            except SystemExit as stop:
-                status = stop.code if isinstance(stop.code, int) else 1
-            except BaseException:
-                traceback.print_exc()
-            finally:
-                for stream in (sys.stdout, sys.stderr):
-                    with contextlib.suppress(OSError, ValueError):
-                        stream.flush()
-                os._exit(status)
-        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        status = os.waitstatus_to_exitcode(os.waitpid(fork(*arguments, code=code, out=out, err=err), 0)[1])
         said = []
         for file in (out, err):
             file.seek(0)
             said.append(file.read().decode(errors="replace"))
-    return subprocess.CompletedProcess(given, status, *said)
+    return subprocess.CompletedProcess(list(map(str, arguments)), status, *said)
+
+
+def ended(pid: int) -> int | None:
+    """The status of a fork that has ended; None while it runs."""
+    found, status = os.waitpid(pid, os.WNOHANG)
+    return os.waitstatus_to_exitcode(status) if found else None
 
 
 def started(*arguments: object, code: str = DMPO, stderr: Any = subprocess.DEVNULL, **variables: str) -> Any:

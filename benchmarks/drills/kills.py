@@ -22,10 +22,11 @@ from benchmarks.drills.harness import (
     SMALL,
     Drill,
     Finding,
-    command,
     difference,
     dmpo,
-    environment,
+    ended,
+    fork,
+    forked,
     numbers,
     shown,
     started,
@@ -105,28 +106,28 @@ def killed_again_and_again(arguments: list[str], run: Path, steps: int, kills: i
             subprocess.run(["rm", "-r", str(run)], check=True)  # as the error of --resume says
             seen["begun anew, no checkpoint yet"] += 1
         given = [*arguments, "--out", str(run), *(["--resume"] if begun else [])]
+        status = None
         if where in (START, ANYWHERE):
-            process = started(*given)
+            pid = fork(*given)
             aim = 0 if where == START else int(steps * (k + rng.random()) / kills)
-            while process.poll() is None and log.standing(run) < aim:
+            while (status := ended(pid)) is None and log.standing(run) < aim:
                 time.sleep(0.002)
-            delay = rng.random() * (4.0 if where == START else 0.5)
-            limit = time.monotonic() + delay
-            while process.poll() is None and time.monotonic() < limit:
+            limit = time.monotonic() + rng.random() * 0.5
+            while status is None and time.monotonic() < limit:
                 time.sleep(0.002)
-            os.kill(process.pid, signal.SIGKILL)
-            status = process.wait()
+                status = ended(pid)
+            if status is None:
+                os.kill(pid, signal.SIGKILL)
         else:
-            process = subprocess.Popen(
-                command(where, 2 if where == EVALUATION else 1, rng.random() * 0.1, *given, code=SUICIDE),
-                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment(),
-            )  # fmt: skip
-            status = process.wait()
+            count = 2 if where == EVALUATION else 1
+            pid = fork(where, count, rng.random() * 0.1, *given, code=SUICIDE)
+        if status is None:
+            status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         seen[f"killed {where}" if status == -signal.SIGKILL else f"over before the kill {where}"] += 1
         if status not in (0, -signal.SIGKILL):
             raise RuntimeError(f"{given} ended with {status} when it was to be killed {where}")
     begun = (run / log.CHECKPOINT).is_file()
-    done = dmpo(*arguments, "--out", run, *(["--resume"] if begun else []))
+    done = forked(*arguments, "--out", run, *(["--resume"] if begun else []))
     if done.returncode:
         raise RuntimeError(shown(done.stderr))
     return seen
@@ -135,9 +136,9 @@ def killed_again_and_again(arguments: list[str], run: Path, steps: int, kills: i
 IN_SUMO = ("copies=2", "rollout_steps=100", "hidden=8", "updates=2")
 RUNS = {
     **{f"catchup {algo}": ("catchup", algo, 8000, 400, SMALL[algo]) for algo in ALGORITHMS},
-    "catchup dmpo, tuned": ("catchup", "dmpo", 12_000, 1200, ()),
-    "eight dppo": ("eight", "dppo", 4000, 2000, (*IN_SUMO, "environment.right_of_way=inside")),
-    "atsc dppo": ("atsc", "dppo", 3000, 600, (*IN_SUMO, "environment.num_seconds=300")),
+    "catchup dmpo, tuned": ("catchup", "dmpo", 2400, 300, ()),
+    "eight dppo": ("eight", "dppo", 2400, 1200, (*IN_SUMO, "environment.right_of_way=inside")),
+    "atsc dppo": ("atsc", "dppo", 2400, 600, (*IN_SUMO, "environment.num_seconds=300")),
 }
 """Case -> task, algorithm, steps, steps between evaluations, and what makes it small."""
 
@@ -163,7 +164,7 @@ def train(drill: Drill, kills: int = 20) -> Iterator[Finding]:
             *chosen,
         ]
         whole, cut = folder / "whole", folder / "cut"
-        done = dmpo(*arguments, "--out", whole)
+        done = forked(*arguments, "--out", whole)
         if done.returncode:
             yield Finding(case, False, {}, shown(done.stderr))
             continue

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from benchmarks.drills.harness import DMPO, SMALL, Drill, Finding, difference, dmpo, forked, shown
+from benchmarks.drills.harness import DMPO, SMALL, Drill, Finding, difference, forked, shown
 from dmpo_deep import checkpoint, log
 from dmpo_deep.algorithms import ALGORITHMS
 
@@ -67,7 +67,7 @@ def stops_the_run(drill: Drill) -> Iterator[Finding]:
             value, count, said = CASES[what]
             run = drill.room(case) / "run"
             poisoned = (what, value, count, *train, "--steps", STEPS, "--out", run)
-            done = dmpo(*poisoned, code=POISON + DMPO)
+            done = forked(*poisoned, code=POISON + DMPO)
             lines = [line for line in done.stderr.splitlines() if "dmpo: error: " in line]
             wrong = "" if done.returncode == 2 and lines and said in lines[0] else f"not told: {shown(done.stderr)}"
             begun = (run / log.CHECKPOINT).exists()

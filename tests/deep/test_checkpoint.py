@@ -94,6 +94,29 @@ def test_a_broken_tree_is_named(tmp_path, tree):
         load(path)
 
 
+def test_a_single_bit_that_is_not_as_written_is_refused(tmp_path):
+    """All bits of the header in turn, and of the numbers: safetensors alone would load most of them."""
+    path = tmp_path / "c.safetensors"
+    save(path, {"weights": torch.arange(50.0), "format": "sha256", "nested": ["0" * 64]})
+    data = path.read_bytes()
+    assert load(path)["nested"] == ["0" * 64]
+    for bit in range(0, 8 * len(data), 3):
+        damaged = bytearray(data)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        with pytest.raises(CheckpointError, match=r"c\.safetensors"):
+            load(path)
+
+
+def test_checkpoints_from_before_there_were_digests_load(tmp_path):
+    tree = json.dumps({"dict": [["x", {"array": "0"}]]})
+    save_file({"0": np.arange(3)}, tmp_path / "c", metadata={"format": "dmpo-checkpoint/1", "tree": tree})
+    np.testing.assert_array_equal(load(tmp_path / "c")["x"], [0, 1, 2])
+    save_file({"0": np.arange(3)}, tmp_path / "c", metadata={"format": "dmpo-checkpoint/2", "tree": tree})
+    with pytest.raises(CheckpointError, match="its bytes are not those that were written"):
+        load(tmp_path / "c")
+
+
 def test_a_foreign_checkpoint_is_refused(tmp_path):
     save(tmp_path / "c", {"task": "catchup", "seed": 1})
     assert load(tmp_path / "c", {"seed": 1})["task"] == "catchup"

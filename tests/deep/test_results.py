@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import errno
 import math
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from dmpo_deep.log import PROGRESS
 from dmpo_deep.report import collect
 from dmpo_deep.results import add, from_run, gather, read, stale
 from dmpo_deep.summary import each_run, first_reached, rows, value_at
+from dmpo_theory import files
 from tests.deep.runs import small
 
 
@@ -33,6 +36,26 @@ def test_a_run_comes_back_whole(run: Path, tmp_path: Path) -> None:
     assert (again.id, again.label, again.versions) == (result.id, result.label, result.versions)
     for row, original in zip(again.rows, result.rows, strict=True):
         assert row == {name: None if x is None else float(f"{x:.6g}") for name, x in original.items()}
+
+
+@pytest.mark.parametrize("file", ["catchup.csv", "runs.csv"])
+def test_what_stops_between_two_files_leaves_results_that_can_be_read(
+    file: str, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = from_run(run)
+    before = add([result], tmp_path)
+    original = files.os.replace
+
+    def exchange(part: Path, path: Path) -> None:
+        if path.name == file:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        original(part, path)
+
+    monkeypatch.setattr(files.os, "replace", exchange)
+    with pytest.raises(OSError, match=rf"{file}: Read-only file system; make it writable"):
+        add([replace(result, seed=4)], tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"catchup.csv", "runs.csv"}
+    assert [r.id for r in read(tmp_path)] == [r.id for r in before]
 
 
 def test_means_since_the_last_evaluation_and_totals_since_the_start(run: Path) -> None:

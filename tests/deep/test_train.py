@@ -1,8 +1,10 @@
 """Runs: refusals before any work, records, evaluation, report, and that both algorithms learn."""
 
 import csv
+import errno
 import json
 import math
+import os
 import subprocess
 
 import numpy as np
@@ -12,13 +14,16 @@ pytest.importorskip("torch")
 
 import torch
 
-from dmpo_deep import cli, log
+from dmpo_deep import checkpoint, cli, log
 from dmpo_deep.checkpoint import load
 from dmpo_deep.config import CONFIG
 from dmpo_deep.controllers import CONTROLLERS
+from dmpo_deep.envs import make_env
+from dmpo_deep.envs.cacc import Platoon
 from dmpo_deep.evaluate import evaluate, evaluate_controller
+from dmpo_deep.presets import get_preset, key_values, override
 from dmpo_deep.train import ALGORITHMS, COLUMNS, train
-from tests.deep.runs import SMALL, assert_same, small
+from tests.deep.runs import SMALL, assert_same, small, timeless
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -138,6 +143,74 @@ def test_what_is_not_finite_ends_the_run_before_it_is_saved(tmp_path, monkeypatc
     run = tmp_path / "run"
     assert load(run / log.CHECKPOINT)["epoch"] == 2
     assert log.read_progress(run)[-1]["env_steps"] == 600
+
+
+@pytest.mark.parametrize(("what", "index"), [("observation", (2, 3, 1)), ("reward", (2, 3))])
+@pytest.mark.parametrize("evaluates", [False, True])
+def test_an_environment_that_gives_no_number_stops_the_run_at_that_step(tmp_path, monkeypatch, what, index, evaluates):
+    original, steps = Platoon.step, []
+
+    def step(self, action):
+        obs, reward, *rest = original(self, action)
+        if (self.batch > 8) == evaluates:
+            steps.append(int(rest[2]["step"][2]))
+        if len(steps) == (1300 if evaluates else 170) and (self.batch > 8) == evaluates:
+            answers = {"observation": obs.copy(), "reward": reward.copy()}
+            answers[what][index] = math.nan
+            obs, reward = answers.values()
+        return obs, reward, *rest
+
+    monkeypatch.setattr(Platoon, "step", step)
+    with pytest.raises(FloatingPointError) as error:
+        small("dppo", tmp_path / "run")
+    feature = ", feature 1" if what == "observation" else ""
+    told = f"epoch 4: Platoon gave nan as {what} of agent 3 in copy 2{feature}, at step {steps[-1]} of its episode; an"
+    assert str(error.value).startswith(told)
+    assert str(error.value).endswith(
+        "keeps its checkpoint at 400 steps; the same command with --resume continues from there"
+    )
+    assert len(steps) == (1300 if evaluates else 170)
+    monkeypatch.setattr(Platoon, "step", original)
+    small("dppo", tmp_path / "run", resume=True)
+    assert log.read_progress(tmp_path / "run")[-1]["env_steps"] == 1200
+
+
+@pytest.mark.parametrize("algo", sorted(ALGORITHMS))
+def test_a_loss_that_is_no_number_stops_the_step(algo):
+    env = make_env("catchup", 4)
+    preset = override(get_preset("catchup", algo), key_values(SMALL[algo]))
+    learner = ALGORITHMS[algo](env, preset, 0)
+    learner.epoch()
+    network = getattr(learner.agents, "actor", None) or learner.agents.net
+    with torch.no_grad():
+        next(network.parameters())[...] = math.nan
+    before = [weight.clone() for weight in getattr(learner.agents, "critic", network).parameters()]
+    with pytest.raises(
+        FloatingPointError, match=r"the loss of the \w+ is nan; smaller learning rates may help|gave nan as"
+    ):
+        learner.epoch()
+    after = getattr(learner.agents, "critic", network).parameters()
+    assert all(torch.equal(a, b) or a.isnan().any() for a, b in zip(before, after, strict=True))
+
+
+def test_a_full_disk_names_the_run_and_keeps_its_checkpoint(tmp_path, monkeypatch):
+    run, original = tmp_path / "run", checkpoint.save
+
+    def save(path, state):
+        if state["epoch"] == 4:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        original(path, state)
+
+    monkeypatch.setattr(checkpoint, "save", save)
+    with pytest.raises(
+        OSError, match=r"epoch 4: .*run: No space left on device; free some space.*checkpoint at 400 steps"
+    ):
+        small("dppo", run)
+    monkeypatch.setattr(checkpoint, "save", original)
+    small("dppo", run, resume=True)
+    whole = small("dppo", tmp_path / "whole")
+    assert timeless(run) == timeless(whole)
+    assert_same(load(run / log.CHECKPOINT), load(whole / log.CHECKPOINT))
 
 
 def test_evaluate_checks_where_to_write_before_it_works(tmp_path, monkeypatch):
