@@ -88,7 +88,7 @@ def arrays(given: Policies) -> dict[str, np.ndarray]:
     layers = _layers(given.net)
     for i, heard in enumerate(given.hears):
         for name, value in layers.items():
-            found[f"agent.{i}.{name}"] = _array(value[i])
+            found[f"agent.{i}.{name}"] = _array(value[i, 0] if name.endswith("bias") else value[i])
         if isinstance(given.net, Actor):
             first = f"agent.{i}.layer.0.weight"
             found[first] = found[first][: len(heard) * given.features]
@@ -107,7 +107,7 @@ def _layers(net: nn.Module) -> Mapping[str, Tensor]:
 
 def _array(value: Tensor) -> np.ndarray:
     array: np.ndarray = value.detach().cpu().numpy()
-    return array[0] if array.ndim == 2 and array.shape[0] == 1 else array
+    return array
 
 
 def metadata(given: Policies) -> dict[str, str]:
@@ -248,7 +248,7 @@ hears = json.loads(about["hears"])
 sigmoid = lambda x: 1 / (1 + np.exp(-x))
 
 def outputs(i, obs, hidden, cell, gate):
-    \"\"\"Of agent i: outputs, logits of silence and talking, new hidden and cell [H]; all agents' old ones are [n, H].\"\"\"
+    \"\"\"Of agent i: outputs, logits of silence and talking, new hidden and cell [H]; old ones of all [n, H].\"\"\"
     w = lambda name: weights[f"agent.{i}.{name}"]
     said = [gate[j] * hidden[j] for j in hears[i] if j != i]
     heard = np.mean(said, axis=0) if said else np.zeros_like(hidden[i])

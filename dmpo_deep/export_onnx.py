@@ -4,7 +4,8 @@
 ``log_probability [B, n, A]`` of discrete actions, ``mean`` and ``sd [B, n, k]`` of continuous ones (played clipped to
 the action space). Whom an agent hears is part of the model: outputs of agent ``i`` depend on the observations of
 ``N_i^kappa`` and on no others. IC3Net's memory goes in and comes out: ``hidden``, ``cell [B, n, H]`` and ``gate
-[B, n]``, zero at the start of an episode; ``gate_log_probability [B, n, 2]`` is what the next gate, 0 or 1, is drawn from.
+[B, n]``, zero at the start of an episode; ``gate_log_probability [B, n, 2]`` is what the next gate, 0 or 1, is
+drawn from.
 """
 
 from __future__ import annotations

@@ -12,7 +12,6 @@ import torch
 from safetensors import safe_open
 
 from dmpo_deep import cli, export_onnx
-from dmpo_deep.evaluate import load_agents
 from dmpo_deep.export import CARD, ONNX, WEIGHTS, export, policies
 from dmpo_deep.policies import Categorical
 from dmpo_deep.train import train
@@ -87,7 +86,6 @@ def test_the_cards_code_says_what_the_policies_say(run, tmp_path):
         np.testing.assert_allclose(made, wanted[i], atol=1e-5)
     about = card["about"]
     if isinstance(given.head, Categorical):
-        agents, config = load_agents(run)
         counts = json.loads(about["actions"])
         assert counts == (~given.head.missing[:, 0]).sum(-1).tolist()
     else:
@@ -113,7 +111,7 @@ def test_the_card_has_the_facts(run, tmp_path):
 def test_onnx_says_the_same_and_hears_nobody_else(run, tmp_path):
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
-    files, deviation = export(run, tmp_path / "out", onnx=True)
+    _, deviation = export(run, tmp_path / "out", onnx=True)
     assert deviation < 1e-5
     assert f"at most {deviation:.1e} from" in (tmp_path / "out" / CARD).read_text()
     model, given = (tmp_path / "out" / ONNX).read_bytes(), policies(run)
@@ -122,6 +120,7 @@ def test_onnx_says_the_same_and_hears_nobody_else(run, tmp_path):
         base = export_onnx.run_model(model, given, inputs)
         assert all(x.shape[:2] == (batch, given.graph.n) for x in base)
     names = export_onnx.names(given)[1]
+    idle = np.flatnonzero((~given.head.missing[:, 0]).sum(-1) == 1) if isinstance(given.head, Categorical) else ()
     for j in range(given.graph.n):
         spoilt = [x.copy() for x in inputs]
         for x in spoilt:
@@ -130,10 +129,11 @@ def test_onnx_says_the_same_and_hears_nobody_else(run, tmp_path):
             for i in range(given.graph.n):
                 changed = not np.array_equal(before[:, i], after[:, i])
                 assert not changed or j in given.hears[i], f"{name} of agent {i} depends on agent {j}"
-                if i == j and name != "sd":
+                if i == j and name != "sd" and given.head.outputs > 1 and i not in idle:
                     assert changed
 
 
+@pytest.mark.parametrize("run", ["discrete"], indirect=True)
 def test_a_model_that_disagrees_is_not_written(run, tmp_path, monkeypatch):
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
@@ -142,11 +142,9 @@ def test_a_model_that_disagrees_is_not_written(run, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"deviates by 0\.001.* from the policies.*nothing is written"):
         export(run, tmp_path / "out", onnx=True)
     assert not (tmp_path / "out").exists()
-    monkeypatch.setattr(export_onnx, "run_model", lambda *a: [x * np.nan for x in original(*a)])
-    with pytest.raises(ValueError, match="deviates by nan"):
-        export(run, tmp_path / "out", onnx=True)
 
 
+@pytest.mark.parametrize("run", ["discrete"], indirect=True)
 def test_the_command(run, tmp_path, capsys):
     out = tmp_path / "out"
     assert cli.main(["export", str(run), "--out", str(out)]) == 0
