@@ -4,7 +4,7 @@ BIN := .venv/bin
 # Every `make run` gets a folder of its own: nothing is overwritten.
 RUN := runs/first-$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: run test format clean
+.PHONY: run test format dist clean
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
@@ -26,7 +26,13 @@ test: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest -n 2 --dist worksteal --hypothesis-profile=ci tests verification dmpo_theory dmpo_deep README.md docs/exact.md docs/check.md
+	$(BIN)/pytest -n 2 --dist worksteal --hypothesis-profile=ci tests verification dmpo_theory dmpo_deep README.md docs/exact.md docs/check.md docs/own.md
+
+# Wheel and sdist into dist/; the wheel is then installed into a virtual environment of its own and used.
+dist: .venv/installed
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist .
+	DMPO_WHEEL="$$(ls dist/*.whl)" $(BIN)/pytest -m slow tests/test_dist.py
 
 format: .venv/installed
 	$(BIN)/ruff check --fix .
