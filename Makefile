@@ -4,7 +4,7 @@ BIN := .venv/bin
 # Every `make run` gets a folder of its own: nothing is overwritten.
 RUN := runs/first-$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: run test docs format clean
+.PHONY: run test docs dist format clean
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
@@ -38,6 +38,12 @@ docs: .venv/documented
 .venv/documented: .venv/installed
 	$(BIN)/python -m pip install --quiet --editable '.[docs]'
 	touch $@
+
+# Wheel and sdist into dist/; the wheel is then installed into a virtual environment of its own and used.
+dist: .venv/installed
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist .
+	DMPO_WHEEL="$$(ls dist/*.whl)" $(BIN)/pytest -m slow tests/test_dist.py
 
 format: .venv/installed
 	$(BIN)/ruff check --fix .
