@@ -120,7 +120,8 @@ def _ffmpeg() -> str:
         return found
     if importlib.util.find_spec("imageio_ffmpeg") is None:
         raise ImportError(
-            "MP4 needs ffmpeg, which is not on the path; pip install imageio-ffmpeg, or give a file.gif instead"
+            "MP4 needs ffmpeg, which is not on the path; pip install 'dmpo[video]' (in a clone: pip install -e "
+            "'.[video]'), or give a .gif instead"
         )
     from imageio_ffmpeg import get_ffmpeg_exe
 

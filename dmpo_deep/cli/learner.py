@@ -178,6 +178,8 @@ def evaluate(
     if shown:
         from dmpo_deep.animation import animate as film
         from dmpo_deep.animation import check_film
+        from dmpo_deep.config import read_config
+        from dmpo_deep.envs import named_task
         from dmpo_deep.pictures import check_picture, profile
         from dmpo_deep.recording import played, record, require_something_to_see
 
@@ -185,18 +187,23 @@ def evaluate(
             check_picture(picture)
         if animate is not None:
             check_film(animate, fps, seconds)
-        if default_out(target) is None:
-            if controller is None:
-                raise ValueError("--picture and --animate show one controller; choose it with --controller")
-            require_something_to_see(target, options)
+        if default_out(target) is not None:
+            config = read_config(Path(target))
+            task, environment = config.task, dict(config.preset.environment)
+        elif controller is None:
+            raise ValueError("--picture and --animate show one controller; choose it with --controller")
+        else:
+            task, environment = named_task(target)
+            environment |= options
+        require_something_to_see(task, environment)
     for name, result in evaluate(target, controller, out, overwrite, options, skip).items():
         print(f"{name}: {result}")
     if shown:
         if controller is None:
             recording = played(Path(target))
         else:
-            [chosen] = chosen_controllers(target, controller).values()
-            recording = record(target, chosen.make, options)
+            [chosen] = chosen_controllers(task, controller).values()
+            recording = record(task, chosen.make, environment)
         if picture is not None:
             profile(recording).figure.savefig(picture)
         if animate is not None:
