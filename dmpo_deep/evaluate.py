@@ -16,7 +16,16 @@ from dmpo_deep import log
 from dmpo_deep.algorithms import ALGORITHMS
 from dmpo_deep.checkpoint import load, restoring
 from dmpo_deep.config import CONFIG, RunConfig, read_config
-from dmpo_deep.controllers import CONTROLLERS, Controller, controllers_of, from_search, normalised_score, random_score
+from dmpo_deep.controllers import (
+    CONTROLLERS,
+    Controller,
+    controllers_of,
+    from_search,
+    material,
+    measured,
+    normalised_score,
+    random_score,
+)
 from dmpo_deep.envs import Policy, evaluation_env, evaluation_rounds, named_task
 from dmpo_deep.envs.own import is_own
 from dmpo_deep.episodes import Episodes, play
@@ -124,6 +133,17 @@ def evaluate(
     if out is not None:
         _write(out, results)
     return results
+
+
+def reference_levels(task: str, options: Mapping[str, Any]) -> dict[str, float]:
+    """The mean metric of the task's reference controllers on the evaluation draws, by label.
+
+    None where they are not stored for these options and would take long to measure.
+    """
+    metrics = measured(task, options)
+    if metrics is None and measured(task, {}) is None:
+        metrics = {name: found.mean for name, found in evaluate(task, options=material(task, options)).items()}
+    return {controllers_of(task)[name].label: metric for name, metric in (metrics or {}).items()}
 
 
 def chosen_controllers(task: str, name: str | None = None) -> Mapping[str, Controller]:

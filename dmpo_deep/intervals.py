@@ -13,18 +13,20 @@ SEEDS_FOR_INTERVAL = 3
 def interquartile_mean(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Over seeds, ``[seeds, E]``: the mean of the middle half and its bootstrap 95 % interval, ``[E]`` each.
 
-    The interval is NaN with fewer than three seeds.
+    All three are NaN where a seed is; the interval is also NaN with fewer than three seeds.
     """
-    center = stats.trim_mean(scores, 0.25, axis=0)
-    if len(scores) < SEEDS_FOR_INTERVAL:
-        return center, np.full_like(center, np.nan), np.full_like(center, np.nan)
-    interval = stats.bootstrap(
-        (scores,),
-        lambda x, axis: stats.trim_mean(x, 0.25, axis=axis),
-        method="percentile",
-        rng=np.random.default_rng(0),
-    ).confidence_interval
-    return center, interval.low, interval.high
+    center, low, high = np.full((3, scores.shape[1]), np.nan)
+    known = ~np.isnan(scores).any(axis=0)
+    center[known] = stats.trim_mean(scores[:, known], 0.25, axis=0)
+    if len(scores) >= SEEDS_FOR_INTERVAL and known.any():
+        interval = stats.bootstrap(
+            (scores[:, known],),
+            lambda x, axis: stats.trim_mean(x, 0.25, axis=axis),
+            method="percentile",
+            rng=np.random.default_rng(0),
+        ).confidence_interval
+        low[known], high[known] = interval.low, interval.high
+    return center, low, high
 
 
 def lower_median(x: np.ndarray) -> np.ndarray:

@@ -1,128 +1,118 @@
-"""Section VI's profiles: what one episode of a task looks like under a controller or a trained policy."""
+"""Section VI's execution profiles: what a recorded episode looks like, in one column."""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing
+import math
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dmpo_deep.envs import Policy, evaluation_env, find_task
-from dmpo_deep.envs.traffic import DT, Traffic
-from dmpo_deep.evaluate import EVALUATION_RANDOMNESS
-from dmpo_deep.learner import Population
-from dmpo_theory.files import save_figure
+from dmpo_deep.drawing import COLORS, LABEL, LEGEND, TICK, Chart, column_figure, name_axes
+from dmpo_deep.envs.traffic import Road
+from dmpo_deep.recording import Drive, Junctions, Recording
 
-Driver = Callable[[Any], Policy]
-"""Makes the policy of an episode from its environment."""
-
-
-def sampled(agents: Population) -> Driver:
-    """Trained agents at the wheel, their actions sampled."""
-    return lambda env: agents.policy()
-
-
-def _episode(task: str, driver: Driver, options: Mapping[str, Any]) -> Iterator[tuple[Any, dict[str, Any]]]:
-    """The environment before each step of the first evaluation episode, and what that step measures, to its end."""
-    env: Any = evaluation_env(task, **options)
-    policy, acts, starts = driver(env), np.random.default_rng(0), np.random.default_rng(EVALUATION_RANDOMNESS)
-    with closing(env):
-        obs, ended = env.reset(starts), False
-        while not ended:
-            measured: dict[str, Any] = {}
-            yield env, measured
-            obs, _, terminated, truncated, info = env.step(policy(obs, acts)[0])
-            measured.update(info)
-            ended = (terminated | truncated)[0]
-            if not ended:
-                env.reset(starts, terminated | truncated)
-
-
-def record(task: str, driver: Driver, options: Mapping[str, Any]) -> Traffic:
-    """The states of cars before each step of the first evaluation episode, ``[steps, cars]`` each, to its end."""
-    frames = [env.traffic() for env, _ in _episode(task, driver, options)]
-    return Traffic(*(np.array([vars(frame)[name][0] for frame in frames]) for name in vars(frames[0])))
-
-
-def draw(task: str, driver: Driver, options: Mapping[str, Any], path: Path) -> None:
-    """Draw the first evaluation episode of a task.
-
-    Cars: a time-space diagram, coloured by speed, beside the headways of all cars. Signals: the vehicles that each one
-    keeps waiting, beside all vehicles on the road, waiting to depart and arrived.
-
-    Args:
-        task: the task's id.
-        driver: makes the policy, such as that of a reference controller.
-        options: the task's options.
-        path: file to write; its suffix chooses the format.
-
-    Raises:
-        ValueError: there is nothing to draw of this task.
-    """
-    kind: Any = inspect.unwrap(find_task(task).make)
-    kind = getattr(kind, "func", kind)
-    drawn = next((draws for method, draws in _DRAWN.items() if hasattr(kind, method)), None)
-    if drawn is None:
-        raise ValueError(f"there is no picture of {task}: it has neither cars nor signals; leave out --picture")
-    drawn(task, driver, options, path)
-
-
-def _draw_signals(task: str, driver: Driver, options: Mapping[str, Any], path: Path) -> None:
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.collections import LineCollection
     from matplotlib.figure import Figure
 
-    waiting, steps = [], []
-    for env, measured in _episode(task, driver, options):
-        state, (index, real) = env.signals(), env.incoming
-        waiting.append((state.halting[0][index] * real).sum(axis=-1) + state.backlog[0])
-        steps.append(measured)
-    hours = np.arange(1, len(steps) + 1) * env.timing.delta_time / 60
-    figure = Figure(figsize=(7.0, 2.8), layout="constrained", dpi=200)
-    place, total = figure.subplots(1, 2, width_ratios=(1.4, 1))
+
+MOST_PIECES = 600
+"""Of a car's line in a time-space diagram: pieces smaller than a pixel make dots of it."""
+
+
+def check_picture(path: Path) -> None:
+    """``ValueError`` for a suffix that is no picture's."""
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    if path.suffix[1:] not in (known := FigureCanvasBase.get_supported_filetypes()):
+        raise ValueError(f"{path} has no suffix of a picture; give one of {', '.join(sorted(known))}")
+
+
+def profile(recording: Recording) -> Chart:
+    """Cars: a time-space diagram, speeds and headways. Signals: who waits where, queues, and arrivals and backlog."""
+    figure = _profile_of_cars(recording) if isinstance(recording, Drive) else _profile_of_signals(recording)
+    return Chart(figure, recording.rows())
+
+
+def _profile_of_cars(drive: Drive) -> Figure:
+    figure = column_figure(4.6)
+    space, speeds, gaps = figure.subplots(3, sharex=True, height_ratios=(1.6, 1, 1))
+    figure.colorbar(draw_time_space(space, drive), ax=space, pad=0.02).set_label("speed (m/s)", fontsize=LABEL)
+    figure.axes[-1].tick_params(labelsize=TICK)
+    draw_cars(speeds, drive, drive.cars.speed, "speed (m/s)", everybody=True)
+    draw_cars(gaps, drive, drive.cars.headway, "headway (m)", everybody=True)
+    for axes in (space, speeds):
+        axes.set_xlabel("")
+    speeds.legend(fontsize=LEGEND, frameon=False, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 0.97))
+    return figure
+
+
+def draw_time_space(axes: Axes, drive: Drive) -> LineCollection:
+    """Position against time, a line a car, coloured by speed; lines break where a lap ends."""
+    from matplotlib.collections import LineCollection
+
+    every = math.ceil(len(drive.seconds) / MOST_PIECES)
+    time, speeds = drive.seconds[::every], drive.cars.speed[::every]
+    place = unbroken(drive.cars.position[::every], drive.road)
+    points = np.stack([np.broadcast_to(time[:, None], place.shape), place], axis=-1)
+    pieces = np.stack([points[:-1], points[1:]], axis=2).reshape(-1, 2, 2)
+    lines = LineCollection(
+        list(pieces), array=speeds[1:].ravel(), cmap="viridis", linewidths=0.8, rasterized=True, snap=False
+    )
+    axes.add_collection(lines)
+    axes.set_xlim(0, time[-1])
+    if drive.road is None:
+        axes.set_ylim(float(place.min()) - 5, 0)
+    else:
+        axes.set_ylim(0, drive.road.lap)
+    name_axes(axes, "time (s)", "behind the lead car (m)" if drive.road is None else "place on the lap (m)")
+    return lines
+
+
+def unbroken(place: np.ndarray, road: Road | None) -> np.ndarray:
+    """Positions ``[frames, cars]``, NaN in the frame in which a car begins a new lap of a loop."""
+    if road is None:
+        return place
+    jumps = np.abs(np.diff(place, axis=0, prepend=place[:1])) > road.lap / 2
+    return np.where(jumps, np.nan, place)
+
+
+def draw_cars(axes: Axes, drive: Drive, values: np.ndarray, name: str, everybody: bool = False) -> None:
+    """``values [frames, cars]`` of the cars to follow against time; ``everybody`` else in grey behind them."""
+    if everybody:
+        axes.plot(drive.seconds, values, color="0.6", linewidth=0.3, rasterized=True)
+    for color, car in zip(COLORS, drive.shown, strict=False):
+        axes.plot(drive.seconds, values[:, car], color=color, linewidth=0.9, label=f"car {car + 1}")
+    axes.set_xlim(0, drive.seconds[-1])
+    name_axes(axes, "time (s)", name)
+
+
+def _profile_of_signals(junctions: Junctions) -> Figure:
+    figure = column_figure(4.9)
+    place, queues, flows = figure.subplots(3, sharex=True, height_ratios=(1.4, 1, 1))
+    minutes, n = junctions.seconds / 60, junctions.waiting.shape[1]
     image = place.imshow(
-        np.array(waiting).T, aspect="auto", origin="lower", interpolation="nearest", cmap="viridis",
-        extent=(0, hours[-1], 0.5, len(waiting[0]) + 0.5),
+        junctions.waiting.T, aspect="auto", origin="lower", interpolation="nearest", cmap="viridis",
+        extent=(0, minutes[-1], 0.5, n + 0.5),
     )  # fmt: skip
-    figure.colorbar(image, ax=place, label="vehicles kept waiting")
-    place.set_ylabel("signal")
-    for name, label, color in (
-        ("system_total_arrived", "arrived", "#009E73"),
-        ("system_total_running", "on the road", "#0072B2"),
-        ("system_total_backlogged", "not departed", "#D55E00"),
-    ):
-        total.plot(hours, [measured[name][0] for measured in steps], color=color, linewidth=0.9, label=label)
-    total.set_ylabel("vehicles")
-    total.legend(fontsize=7, frameon=False, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
-    for axes in (place, total):
-        axes.set_xlabel("time (min)")
-    save_figure(figure, path)
+    figure.colorbar(image, ax=place, pad=0.02).set_label("vehicles waiting", fontsize=LABEL)
+    figure.axes[-1].tick_params(labelsize=TICK)
+    departed, arrived, backlog, running, halting = (
+        junctions.system[f"system_total_{name}"] for name in ("departed", "arrived", "backlogged", "running", "stopped")
+    )
+    _draw_counts(queues, minutes, {"on the road": running, "in queues": halting, "backlog": backlog})
+    _draw_counts(flows, minutes, {"due": departed + backlog, "departed": departed, "arrived": arrived})
+    name_axes(place, "", "signal")
+    name_axes(queues, "", "vehicles")
+    name_axes(flows, "time (min)", "vehicles so far")
+    return figure
 
 
-def _draw_cars(task: str, driver: Driver, options: Mapping[str, Any], path: Path) -> None:
-    from matplotlib.figure import Figure
-
-    cars = record(task, driver, options)
-    steps, n = cars.speed.shape
-    time = np.arange(steps) * DT
-    figure = Figure(figsize=(7.0, 2.8), layout="constrained", dpi=200)
-    space, gaps = figure.subplots(1, 2, width_ratios=(1.4, 1))
-    dots = space.scatter(
-        np.repeat(time, n), cars.position.ravel(), c=cars.speed.ravel(), s=0.4, linewidths=0, cmap="viridis",
-        rasterized=True,
-    )  # fmt: skip
-    figure.colorbar(dots, ax=space, label="speed (m/s)")
-    space.set_ylabel("position (m)")
-    gaps.plot(time, cars.headway, color="0.6", linewidth=0.4)
-    for car, color in ((0, "#0072B2"), (n // 2, "#D55E00"), (n - 1, "#009E73")):
-        gaps.plot(time, cars.headway[:, car], color=color, linewidth=0.9, label=f"car {car}")
-    gaps.set_ylabel("headway (m)")
-    gaps.legend(fontsize=7, frameon=False, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
-    for axes in (space, gaps):
-        axes.set_xlabel("time (s)")
-    save_figure(figure, path)
-
-
-_DRAWN: Mapping[str, Callable[..., None]] = {"signals": _draw_signals, "traffic": _draw_cars}
-"""What an environment can tell -> how it is drawn."""
+def _draw_counts(axes: Axes, minutes: np.ndarray, counts: Mapping[str, np.ndarray]) -> None:
+    for color, (name, count) in zip(COLORS, counts.items(), strict=False):
+        axes.plot(minutes, count, color=color, linewidth=0.9, label=name)
+    axes.set_ylim(bottom=0)
+    axes.legend(fontsize=LEGEND, frameon=False, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 0.97))

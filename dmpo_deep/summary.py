@@ -5,7 +5,6 @@ Scores are normalised: 0 is the task's trivial controller and 1 the best one kno
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -15,10 +14,11 @@ import numpy as np
 
 from dmpo_deep.intervals import interquartile_mean, lower_median, ratio_of_medians
 from dmpo_deep.results import FLOATS, Result
-from dmpo_theory.files import whole, write_text
+from dmpo_deep.tables import markdown, write_csv
+from dmpo_theory.files import write_text
 
 if TYPE_CHECKING:
-    from dmpo_deep.report import Group
+    from dmpo_deep.groups import Group
 
 MARKS = (10_000, 30_000, 100_000)
 """Environment steps, warm-up included, at which algorithms are compared."""
@@ -129,13 +129,11 @@ def _with_interval(scores: Sequence[float]) -> str:
     return f"{center:.2f}" + ("" if math.isnan(low) else f" [{low:.2f}, {high:.2f}]") + missing
 
 
-def write(groups: Sequence[Group], folder: Path) -> None:
-    """``summary`` and ``each-run``, as ``.csv`` and as ``.md``, in a folder."""
+def write(groups: Sequence[Group], folder: Path) -> list[str]:
+    """``summary`` and ``each-run``, as ``.csv`` and as ``.md``, in a folder; the names of the files."""
+    names = []
     for name, lines in (("summary", rows(groups)), ("each-run", each_run(groups))):
-        header = list(lines[0])
-        with whole(folder / f"{name}.csv") as file:
-            writer = csv.DictWriter(file, header, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(lines)
-        cells = [header, ["---"] * len(header), *([line[column] for column in header] for line in lines)]
-        write_text(folder / f"{name}.md", "".join(f"| {' | '.join(row)} |\n" for row in cells))
+        write_csv(folder / f"{name}.csv", lines)
+        write_text(folder / f"{name}.md", markdown(lines))
+        names += [f"{name}.csv", f"{name}.md"]
+    return names

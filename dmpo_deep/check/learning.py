@@ -18,13 +18,13 @@ import numpy as np
 
 from dmpo_deep.algorithms import ALGORITHMS
 from dmpo_deep.check.tables import policy_of
+from dmpo_deep.drawing import COLORS
 from dmpo_deep.envs import make_env
 from dmpo_deep.envs.tabular import Tabular
 from dmpo_deep.intervals import interquartile_mean
 from dmpo_deep.nets import one_thread
 from dmpo_deep.ppo import LocalAgents
 from dmpo_deep.presets import get_preset, override
-from dmpo_deep.report import COLORS
 from dmpo_theory.files import save_figure, whole, write_text
 from dmpo_theory.mdp import NetworkedMDP
 from dmpo_theory.optimum import (

@@ -145,8 +145,17 @@ def evaluate(
     out: Path | None = None,
     overwrite: bool = False,
     picture: Path | None = None,
+    animate: Path | None = None,
+    fps: int = 10,
+    seconds: int = 12,
 ) -> None:
     """The paper's metric of a trained run, sampled and greedy, or of a task's reference controllers.
+
+    --picture and --animate show the first evaluation episode of the controller, or of the run's sampled policy.
+
+        dmpo evaluate runs/dmpo-s0 --picture profile.pdf
+        dmpo evaluate eight --controller timetable --animate timetable.gif
+        dmpo evaluate atsc --controller max-pressure-15 --animate grid.mp4 --fps 20 --seconds 30
 
     Args:
         target: run directory, or a task; `dmpo envs` lists them, MODULE:FACTORY is one of your own.
@@ -154,69 +163,110 @@ def evaluate(
         set: options of the task, each KEY=VALUE: --set humans=21 start=bunched; a run has its own.
         skip: steps at the start of each episode that speeds and headways leave out.
         out: CSV file, one row per policy and draw; by default evaluation.csv inside a run, written anew each time.
-        overwrite: replace an existing OUT or PICTURE.
-        picture: also draw the first episode of the controller, or of the run's sampled policy: cars in time and space,
-            or who waits at which signal.
+        overwrite: replace an existing OUT, PICTURE or ANIMATE.
+        picture: draw it: cars in time and space, their speeds and headways; or who waits at which signal, queues,
+            arrivals and backlog. The suffix chooses the format: png, pdf, svg.
+        animate: film it: FILE.gif, or FILE.mp4 where there is ffmpeg; cars on their road, coloured by speed, or the
+            lanes of the network with queues in red, green and black for who may go, and rings for those outside.
+        fps: frames a second of the film, 1 to 30.
+        seconds: of the whole film, 1 to 60, however long the episode. A film has at most FPS x SECONDS frames.
     """
     require("torch", "safetensors", "gymnasium")
     from dmpo_deep.config import changed_source, read_config
-    from dmpo_deep.envs import named_task
-    from dmpo_deep.evaluate import check_file, chosen_controllers, default_out, evaluate, load_agents
+    from dmpo_deep.evaluate import check_file, chosen_controllers, default_out, evaluate
     from dmpo_deep.presets import task_options
 
     options = task_options([pair for given in set for pair in given])
-    if picture is not None:
+    shown = [path for path in (picture, animate) if path is not None]
+    for path in shown:
         require("matplotlib")
-        check_file(picture, overwrite)
-        from matplotlib.backend_bases import FigureCanvasBase
+        check_file(path, overwrite)
+    if shown:
+        from dmpo_deep.animation import animate as film
+        from dmpo_deep.animation import check_film
+        from dmpo_deep.config import read_config
+        from dmpo_deep.envs import named_task
+        from dmpo_deep.pictures import check_picture, profile
+        from dmpo_deep.recording import played, record, require_something_to_see
+        from dmpo_theory.files import save_figure
 
-        if picture.suffix[1:] not in (known := FigureCanvasBase.get_supported_filetypes()):
-            raise ValueError(f"{picture} has no suffix of a picture; give one of {', '.join(sorted(known))}")
-        if controller is None and default_out(target) is None:
-            raise ValueError("--picture shows one controller; choose it with --controller")
+        if picture is not None:
+            check_picture(picture)
+        if animate is not None:
+            check_film(animate, fps, seconds)
+        if default_out(target) is not None:
+            config = read_config(Path(target))
+            task, environment = config.task, dict(config.preset.environment)
+        elif controller is None:
+            raise ValueError("--picture and --animate show one controller; choose it with --controller")
+        else:
+            task, environment = named_task(target)
+            environment |= options
+        require_something_to_see(task, environment)
     if default_out(target) is not None and (said := changed_source(read_config(Path(target)))) is not None:
         print(f"Warning: {said}: what follows is of the task as it is now")
     for name, result in evaluate(target, controller, out, overwrite, options, skip).items():
         print(f"{name}: {result}")
-    if picture is not None:
-        from dmpo_deep.pictures import draw, sampled
-
+    if shown:
         if controller is None:
-            agents, config = load_agents(Path(target))
-            draw(config.task, sampled(agents), config.preset.environment, picture)
+            recording = played(Path(target))
         else:
-            task, source = named_task(target)
             [chosen] = chosen_controllers(task, controller).values()
-            draw(task, chosen.make, source | options, picture)
-    written = [str(path) for path in (out or default_out(target), picture) if path is not None]
+            recording = record(task, chosen.make, environment)
+        if picture is not None:
+            save_figure(profile(recording).figure, picture)
+        if animate is not None:
+            from tqdm import tqdm
+
+            film(recording, animate, fps, seconds, lambda frames: tqdm(frames, desc=animate.name, unit="frame"))
+    written = [str(path) for path in (out or default_out(target), *shown) if path is not None]
     print(f"Results: {' '.join(written) or 'above; --out FILE writes one row per policy and draw'}")
 
 
-def plot(runs: Positional[tuple[Path, ...]], out: Path, overwrite: bool = False) -> None:
-    """Learning curves of runs, and their tables: final levels beside the reference controllers, and a summary.
+def plot(runs: Positional[tuple[Path, ...]], out: Path, overwrite: bool = False, profiles: bool = False) -> None:
+    """Every figure and table that runs have the data for, one column wide, as PNG and PDF, with their numbers as CSV.
 
     Runs of one task and algorithm are taken together: interquartile mean with a 95 % bootstrap interval from three
     seeds on. They are compared at the steps at which all were evaluated; the column left_out counts the others.
 
+        learning       return against environment steps, and the levels of reference controllers
+        thresholds     environment steps to normalised scores of 0, 0.5 and 0.9, a dot a run, arrows for runs that
+                       ended before
+        model-error    error of learned models, against environment steps and against steps in the model
+        kappa          score and model error against kappa, if radii were varied: dmpo sweep --vary kappa_critic 0 1 2
+        profile-...    with --profiles: what a policy does in the first evaluation episode. Cars: time-space diagram,
+                       speeds, headways. Signals: who waits where, queues, arrivals, backlog
+        table          final returns, scores and steps to scores, as .csv, .md and .tex (booktabs)
+        summary        scores at 10,000, 30,000 and 100,000 steps, and costs; each-run: the same for every run
+
+    The last lines say what was left out, and why.
+
     Args:
         runs: run directories, and folders of results (dmpo collect), of which stale ones are left out.
-        out: folder, new or empty, for learning.png, learning.pdf, learning.csv, table.csv, and summary and each-run as
-            .csv and .md.
+        out: folder, new or empty, for all of it.
         overwrite: replace the results in OUT.
+        profiles: play the run with the median final return of each task and algorithm: seconds for cars of the platoon
+            and the ring, minutes in SUMO. One run alone: dmpo evaluate RUN --picture FILE.
     """
     require("torch", "safetensors", "gymnasium", "matplotlib")
+    from tqdm import tqdm
+
     from dmpo_deep.report import plot
     from dmpo_deep.results import read, stale
 
     for said in stale(result for run in runs for result in read(run)):
         print(f"Left out. {said}")
-    folder = plot(runs, out, overwrite)
-    with (folder / "table.csv").open(newline="") as file:
+    report = plot(runs, out, overwrite, profiles, lambda played: tqdm(played, desc="profiles", unit="run"))
+    with (report.folder / "table.csv").open(newline="") as file:
         header, *rows = csv.reader(file)
     print(table(header, rows))
-    print(
-        f"Results: {folder} (learning.png, learning.pdf, learning.csv, table.csv, summary and each-run as .csv and .md)"
-    )
+    for name, reason in report.left_out.items():
+        print(f"No {name}: {reason}")
+    kinds: dict[str, list[str]] = {}
+    for path in map(Path, report.written):
+        kinds.setdefault(path.stem, []).append(path.suffix)
+    files = ", ".join(f"{kind}{' '.join(suffixes)}" for kind, suffixes in kinds.items())
+    print(f"Results: {report.folder} ({files})")
 
 
 def collect(runs: Positional[tuple[Path, ...]], into: Path = Path("results")) -> None:

@@ -127,7 +127,7 @@ def reproduce(
     require("torch", "safetensors", "tensorboard", "gymnasium", "matplotlib")
     from dmpo_deep import summary
     from dmpo_deep.figures import FIGURES, PLANS
-    from dmpo_deep.report import collect
+    from dmpo_deep.groups import collect
     from dmpo_deep.results import from_run, read, run_id, set_aside
     from dmpo_deep.sweep import Training
     from dmpo_theory.errors import unknown_name
@@ -164,7 +164,7 @@ def reproduce(
     chosen.draw(sources, folder / figure)
     summary.write(collect([known[key] for key in drawn]), folder)
     print(f"{figure}: {chosen.title}, from {len(drawn)} of {len(jobs)} runs")
-    files = f"{figure}.png, {figure}.pdf, summary and each-run as .csv and .md"
+    files = f"{figure}.png, .pdf and .csv, summary and each-run as .csv and .md"
     print(f"Results: {folder} ({files}; next: dmpo collect {trained}/*)")
 
 

@@ -198,12 +198,12 @@ def arrivals(episodes: Episodes) -> float:
     return float(np.mean(episodes.outcomes.get("system_total_arrived", math.inf)))
 
 
-def measured(task: str) -> dict[str, float] | None:
+def measured(task: str, options: Mapping[str, Any]) -> dict[str, float] | None:
     """Mean metric of each of the task's controllers as ``data/levels.json`` has it; None where it has not.
 
     For tasks whose episodes take long.
     """
-    metrics = (_level(task, {}) or {}).get("metrics", {})
+    metrics = (_level(task, options) or {}).get("metrics", {})
     return metrics if metrics.keys() == controllers_of(task).keys() else None
 
 
@@ -212,12 +212,16 @@ def _on_scale(level: Mapping[str, Any], value: float) -> float:
     return float((value - trivial) / (best - trivial))
 
 
-def _level(task: str, options: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The task's levels for these options; immaterial ones, and those at their default, do not count."""
+def material(task: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that controllers' metrics depend on: neither immaterial ones nor those at their default."""
     parameters = inspect.signature(find_task(task).make).parameters
     defaults = {name: parameter.default for name, parameter in parameters.items()}
-    material = {k: value for k, value in options.items() if k not in IMMATERIAL and value != defaults.get(k)}
+    return {k: value for k, value in options.items() if k not in IMMATERIAL and value != defaults.get(k)}
+
+
+def _level(task: str, options: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The task's levels for these options."""
     for level in json.loads(LEVELS.read_text())["levels"]:
-        if (level["task"], level["options"]) == (task, material):
+        if (level["task"], level["options"]) == (task, material(task, options)):
             return dict(level)
     return None

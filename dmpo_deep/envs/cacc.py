@@ -216,6 +216,9 @@ class Platoon:
         """The platoons' state; positions are those of bumpers, behind the lead car's."""
         return Traffic(-np.cumsum(self._headway, axis=1), self._speed.copy(), self._headway.copy(), self._front.copy())
 
+    def road(self) -> None:
+        """None: a straight lane, on which only distances count."""
+
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to continue bit for bit."""
         return {name: getattr(self, f"_{name}").copy() for name in _STATE}

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from dmpo_deep.envs.sumo import Session
-from dmpo_deep.envs.traffic import DT
+from dmpo_deep.envs.traffic import DT, Road
 
 CARS, CAR_LENGTH, CAR_WIDTH, TOP_SPEED = 14, 5.0, 1.8, 30.0
 CROSSING, JOINT = 9.4, 0.1
@@ -147,17 +147,23 @@ def drawn_shift(radius: float, seed: float) -> float:
     return float((radius + CLEAR + seed * (spacing - CLEAR)) % spacing)
 
 
+def road(radius: float) -> Road:
+    """The lane from above, from the start of ``bottom``; every piece is stretched to the length that SUMO gives it."""
+    shapes = [shape for pair in zip(*_shapes(radius), strict=True) for shape in pair]
+    lengths = np.stack([edge_lengths(radius), inner_lengths()], axis=1).ravel()
+    along, points = [np.zeros(1)], [np.array([[0.0, -radius]])]
+    for shape, length in zip(shapes, lengths, strict=True):
+        piece = np.array([point.split(",") for point in shape.split()], dtype=float)
+        driven = np.linalg.norm(np.diff(piece, axis=0), axis=1).cumsum()
+        along.append(along[-1][-1] + length * driven / driven[-1])
+        points.append(piece[1:])
+    return Road(np.concatenate(along), np.concatenate(points))
+
+
 def network(radius: float) -> str:
     """The figure eight as a SUMO network."""
     r, half = radius, CROSSING / 2
-    shapes: Sequence[str] = (
-        *(f"0,{-r} 0,{-half}", f"0,{half} 0,{r}", _arc(r, r, math.pi, -math.pi / 2)),
-        *(f"{r},0 {half},0", f"{-half},0 {-r},0", _arc(-r, -r, math.pi / 2, 2 * math.pi)),
-    )
-    inner: Sequence[str] = (
-        *(f"0,{-half} 0,{half}", f"0,{r} 0.05,{r + JOINT}", f"{r},0 {r - JOINT},0"),
-        *(f"{half},0 {-half},0", f"{-r},0 {-r - JOINT},0", f"0,{-r} 0,{-r + JOINT}"),
-    )
+    shapes, inner = _shapes(radius)
     parts = ['<net version="1.20">']
     names = _inner_names()
     for name, length, shape in zip(names, inner_lengths().tolist(), inner, strict=True):
@@ -199,6 +205,18 @@ def demand(radius: float, position: np.ndarray, driver: int) -> str:
             f'departPos="{float(x - first[k])!r}" departSpeed="0"/>'
         )
     return "\n".join(["<routes>", *parts, "</routes>"])
+
+
+def _shapes(radius: float) -> tuple[Sequence[str], Sequence[str]]:
+    """Of the edges of a lap and of the inner lanes that follow them, as SUMO writes them."""
+    r, half = radius, CROSSING / 2
+    return (
+        *(f"0,{-r} 0,{-half}", f"0,{half} 0,{r}", _arc(r, r, math.pi, -math.pi / 2)),
+        *(f"{r},0 {half},0", f"{-half},0 {-r},0", _arc(-r, -r, math.pi / 2, 2 * math.pi)),
+    ), (
+        *(f"0,{-half} 0,{half}", f"0,{r} 0.05,{r + JOINT}", f"{r},0 {r - JOINT},0"),
+        *(f"{half},0 {-half},0", f"{-r},0 {-r - JOINT},0", f"0,{-r} 0,{-r + JOINT}"),
+    )
 
 
 def _inner_names() -> list[str]:

@@ -14,11 +14,21 @@ from functools import partial
 import numpy as np
 from gymnasium.spaces import Box, Discrete, MultiDiscrete
 
-from dmpo_deep.envs.eight_road import AGENT, CAR_LENGTH, CAR_WIDTH, CARS, TOP_SPEED, EightRoad, centers, lap_length
+from dmpo_deep.envs.eight_road import (
+    AGENT,
+    CAR_LENGTH,
+    CAR_WIDTH,
+    CARS,
+    TOP_SPEED,
+    EightRoad,
+    centers,
+    lap_length,
+    road,
+)
 from dmpo_deep.envs.ring import leaders
 from dmpo_deep.envs.simulated import Simulated
 from dmpo_deep.envs.sumo import BACKENDS
-from dmpo_deep.envs.traffic import Traffic
+from dmpo_deep.envs.traffic import Road, Traffic
 from dmpo_deep.envs.validate import require_choices, require_continuous
 from dmpo_deep.envs.workers import Fleet
 from dmpo_theory.graph import AgentGraph, ring
@@ -114,7 +124,7 @@ class FigureEight(Simulated):
         self.period: np.ndarray | None = np.where(highest == 1, 1.0, np.inf)
         self.lap = lap_length(radius)
         """Length of the lap in m."""
-        self._centers = np.array(centers(radius))
+        self._centers, self._lane = np.array(centers(radius)), road(radius)
 
     def hand_over(self, driver: int) -> None:
         """From the next reset on, let ``driver`` drive: the agents, or SUMO's IDM or Krauss drivers by all rules."""
@@ -127,6 +137,10 @@ class FigureEight(Simulated):
         """The state of all cars."""
         speed, position = self._frames[:, :CARS], self._frames[:, CARS:]
         return Traffic(position, speed, (leaders(position) - position) % self.lap - CAR_LENGTH, leaders(speed))
+
+    def road(self) -> Road:
+        """The lap, from above."""
+        return self._lane
 
     def observe(self) -> np.ndarray:
         """Current observations ``[B, n, d]``, float32."""

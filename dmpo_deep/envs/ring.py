@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from gymnasium.spaces import Box, Discrete, MultiDiscrete
 
-from dmpo_deep.envs.traffic import DT, Traffic
+from dmpo_deep.envs.traffic import DT, Road, Traffic
 from dmpo_deep.envs.validate import require_choices, require_continuous, require_copies, require_running
 from dmpo_theory import graph
 
@@ -263,6 +263,12 @@ class Ring:
     def traffic(self) -> Traffic:
         """The state of all cars, human ones too."""
         return self._cars
+
+    def road(self) -> Road:
+        """The ring of the first copy, from above."""
+        lap = float(self._circumference[0, 0])
+        angle = np.linspace(0, 2 * np.pi, 361)
+        return Road(lap * angle / (2 * np.pi), lap / (2 * np.pi) * np.stack([np.cos(angle), np.sin(angle)], axis=-1))
 
     @property
     def length(self) -> np.ndarray:

@@ -68,6 +68,8 @@ class SignalNetwork:
     signals: tuple[Signal, ...]
     lanes: Mapping[str, float]
     """Lane -> length in m, inner lanes left out."""
+    shapes: Mapping[str, tuple[tuple[float, float], ...]]
+    """Lane -> its middle from above, in m, as a polyline in the direction of travel."""
     inner: tuple[str, ...]
     """Lanes inside of junctions."""
     edges: tuple[str, ...]
@@ -181,16 +183,19 @@ def read_network(path: Path) -> SignalNetwork:
     if not signals:
         raise ValueError(f"{path} has no traffic signals; give a network with <tlLogic> and controlled connections")
     lanes: dict[str, float] = {}
+    shapes: dict[str, tuple[tuple[float, float], ...]] = {}
     inner: list[str] = []
     for edge in root.iter("edge"):
         for lane in edge.iter("lane"):
             if edge.get("function") == "internal":
                 inner.append(lane.get("id", ""))
             else:
-                lanes[lane.get("id", "")] = float(lane.get("length", "nan"))
+                name, points = lane.get("id", ""), [point.split(",") for point in lane.get("shape", "").split()]
+                lanes[name] = float(lane.get("length", "nan"))
+                shapes[name] = tuple((float(x), float(y)) for x, y, *_ in points)
     edges = tuple(edge.get("id", "") for edge in root.iter("edge"))
     roads = {edge: tuple(others) for edge, others in follows.items()}
-    return SignalNetwork(tuple(signals), lanes, tuple(inner), edges, roads)
+    return SignalNetwork(tuple(signals), lanes, shapes, tuple(inner), edges, roads)
 
 
 def departures(path: Path, network: SignalNetwork) -> tuple[str, ...]:

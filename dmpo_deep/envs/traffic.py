@@ -24,3 +24,22 @@ class Traffic:
     """``[B, cars]``, gap to the car ahead."""
     leader_speed: np.ndarray
     """``[B, cars]``, speed of the car ahead."""
+
+
+@dataclass(frozen=True, eq=False)
+class Road:
+    """A loop in the plane, as a polyline."""
+
+    along: np.ndarray
+    """``[P]``, metres driven at its points; 0 at the first, a whole lap at the last."""
+    points: np.ndarray
+    """``[P, 2]`` in m."""
+
+    @property
+    def lap(self) -> float:
+        """Its length in m."""
+        return float(self.along[-1])
+
+    def at(self, position: np.ndarray) -> np.ndarray:
+        """Where positions ``[...]`` along it lie, ``[..., 2]``."""
+        return np.stack([np.interp(position % self.lap, self.along, xy) for xy in self.points.T], axis=-1)

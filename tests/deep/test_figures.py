@@ -14,8 +14,10 @@ pytest.importorskip("matplotlib")
 from dmpo_deep import cli, figures
 from dmpo_deep.cli.sweep import read_plan
 from dmpo_deep.config import CONFIG, read_config
+from dmpo_deep.drawing import NothingToDraw
 from dmpo_deep.envs import evaluation_env
 from dmpo_deep.figures import FIGURES, PLANS
+from dmpo_deep.radii import ablation, by_radius
 from dmpo_deep.results import Result, from_run, read
 from dmpo_deep.sweep import check
 from tests.deep.runs import small
@@ -43,11 +45,10 @@ def test_plans_can_be_run(name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name, figure in FIGURES.items() if not figure.plays])
 def test_figures_can_be_drawn(result: Result, tmp_path: Path, name: str) -> None:
-    pairs = [(), ("kappa_critic=0",), ("kappa_critic=1",), ("kappa_model=0",), ("kappa_critic=1", "kappa_model=1")]
-    varied = pairs[1:] if name == "fig5" else pairs[:1]
-    several = [replace(result, overrides=overrides, seed=seed) for overrides in varied for seed in range(3)]
+    varied = [{"kappa_critic": 0}, {"kappa_critic": 1}, {"kappa_model": 0}] if name == "fig5" else [{}]
+    several = [with_radii(result, seed, **radii) for radii in varied for seed in range(3)]
     FIGURES[name].draw(several, tmp_path / name)
-    assert {path.name for path in tmp_path.iterdir()} == {f"{name}.png", f"{name}.pdf"}
+    assert {path.name for path in tmp_path.iterdir()} == {f"{name}.png", f"{name}.pdf", f"{name}.csv"}
 
 
 def test_profiles_are_those_of_the_first_evaluation_episode(tmp_path: Path) -> None:
@@ -64,30 +65,52 @@ def test_profiles_are_those_of_the_first_evaluation_episode(tmp_path: Path) -> N
     assert (tmp_path / "fig7.png").stat().st_size > 10_000
 
 
-def test_radii_are_told_apart(result: Result, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from matplotlib.axes import Axes
+def with_radii(result: Result, seed: int, **radii: float | str) -> Result:
+    """A run of other radii; its score says which."""
+    values = {**result.hyperparameters, **radii}
+    score = 10 * float(values["kappa_critic"]) + float(values["kappa_model"]) + seed
+    last = {**result.rows[-1], "eval_score": score}
+    overrides = (*result.overrides, *(f"{name}={kappa}" for name, kappa in radii.items()))
+    return replace(result, seed=seed, overrides=overrides, hyperparameters=values, rows=(last | {"model_error": 1.0},))
 
-    lines: dict[str, tuple[list[float], np.ndarray]] = {}
-    original = Axes.plot
 
-    def plot(axes: Axes, x: list[float], y: np.ndarray, **options: object) -> object:
-        if "score" in axes.get_ylabel() or not axes.get_ylabel():
-            lines.setdefault(str(options["label"]), (x, y))
-        return original(axes, x, y, **options)
-
-    monkeypatch.setattr(Axes, "plot", plot)
-
-    def run(kappa: int, seed: int, *names: str) -> Result:
-        last = {**result.rows[-1], "eval_score": 10.0 * kappa + seed + len(names), "model_error": 1.0}
-        return replace(result, seed=seed, overrides=tuple(f"{name}={kappa}" for name in names), rows=(last,))
-
-    ways = [("kappa_critic",), ("kappa_model",), ("kappa_critic", "kappa_model")]
-    figures.radii([run(k, s, *way) for way in ways for k in (2, 0) for s in range(3)], tmp_path / "fig5")
-    assert {name: (list(x), list(y)) for name, (x, y) in lines.items()} == {
-        "critic": ([0, 2], [2, 22]),
-        "model": ([0, 2], [2, 22]),
-        "both": ([0, 2], [3, 23]),
+def test_radii_are_told_apart(result: Result) -> None:
+    ways: list[dict[str, float]] = [
+        *({"kappa_critic": k} for k in (0, 1)),
+        *({"kappa_model": k} for k in (0, 3)),
+        *({"kappa_critic": k, "kappa_model": k} for k in (3, 0)),
+        *({"kappa_critic": 4, "kappa_model": 0}, {}),
+    ]
+    preset = result.hyperparameters
+    assert (preset["kappa_critic"], preset["kappa_model"]) == (2, 1)
+    chart = ablation([with_radii(result, s, **way) for way in ways for s in range(3)])
+    found: dict[str, dict[float, float]] = {}
+    for row in chart.rows:
+        if row["measure"] == "score":
+            found.setdefault(row["varied"], {})[float(row["kappa"])] = row["iqm"] - 1
+    assert found == {
+        "critic": {0: 1, 1: 11, 2: 21},  # the run of the preset counts for all
+        "model": {0: 20, 1: 21, 3: 23},
+        "critic and model": {0: 0, 1: 11, 3: 33},
     }
+
+
+def test_a_run_that_stands_for_two_equal_settings_counts_for_both(result: Result) -> None:
+    """Results keep one of the runs whose overrides are the preset's values."""
+    runs = [with_radii(result, 0, kappa_critic=k) for k in (0, 1, 3)]
+    runs += [with_radii(result, 0, kappa_model=k) for k in (0, 1)]  # the second one is the preset
+    found = by_radius(runs)
+    assert {name: list(series) for name, series in found.items()} == {"critic": [0, 1, 2, 3], "model": [0, 1]}
+
+
+def test_radii_need_two_runs_that_differ_in_them_alone(result: Result) -> None:
+    one = with_radii(result, 0, kappa_critic=0)
+    with pytest.raises(NothingToDraw, match="no two runs differ in kappa_policy, kappa_critic or kappa_model alone"):
+        ablation([one, replace(with_radii(result, 0, kappa_critic=1), overrides=("kappa_critic=1", "lr_actor=1e-3"))])
+    infinite = with_radii(result, 0, kappa_critic="inf")
+    last = {**infinite.rows[0], "eval_score": 5.0}
+    chart = ablation([one, replace(infinite, rows=(last,))])
+    assert [tick.get_text() for tick in chart.figure.axes[0].get_xticklabels()] == ["0", r"$\infty$"]
 
 
 def test_reproduce_trains_what_is_missing_and_nothing_else(
@@ -106,7 +129,7 @@ def test_reproduce_trains_what_is_missing_and_nothing_else(
     elsewhere = ["reproduce", "fig4", "--out", str(tmp_path / "again"), "--results", str(results)]
     assert cli.main(elsewhere) == 0
     assert {path.name for path in (tmp_path / "again").iterdir()} == {
-        *("fig4.png", "fig4.pdf", "summary.csv", "summary.md", "each-run.csv", "each-run.md")
+        *("fig4.png", "fig4.pdf", "fig4.csv", "summary.csv", "summary.md", "each-run.csv", "each-run.md")
     }
     assert (tmp_path / "again" / "summary.md").read_text() == (out / "summary.md").read_text()
     assert cli.main(["reproduce", "fig40"]) == 2

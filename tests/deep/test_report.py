@@ -1,6 +1,7 @@
 """Learning curves and tables from run directories alone."""
 
 import csv
+import math
 import shutil
 from dataclasses import replace
 
@@ -9,14 +10,17 @@ import pytest
 
 pytest.importorskip("torch")
 
-from dmpo_deep import log
+from dmpo_deep import curves, log
 from dmpo_deep.config import RunConfig
 from dmpo_deep.controllers import CONTROLLERS
+from dmpo_deep.drawing import NothingToDraw
+from dmpo_deep.groups import collect as grouped
 from dmpo_deep.intervals import interquartile_mean
 from dmpo_deep.presets import get_preset
-from dmpo_deep.report import collect as grouped
-from dmpo_deep.report import plot
-from dmpo_deep.results import gather
+from dmpo_deep.report import final_levels, plot
+from dmpo_deep.results import Result, gather
+from dmpo_deep.summary import LEVELS
+from dmpo_deep.train import train
 
 
 def collect(runs):
@@ -41,11 +45,18 @@ def test_figure_and_table_of_two_algorithms(tmp_path):
     pytest.importorskip("matplotlib")
     runs = [fake_run(tmp_path / f"a{s}", seed=s) for s in range(4)]
     runs += [fake_run(tmp_path / "b", algo="dmpo", levels=(-300.0, -40.0))]
-    out = plot(runs, tmp_path / "out")
-    assert {path.name for path in out.iterdir()} == {
-        *("learning.png", "learning.pdf", "learning.csv", "table.csv"),
-        *("summary.csv", "summary.md", "each-run.csv", "each-run.md"),
-    }
+    report = plot(runs, tmp_path / "out")
+    out = report.folder
+    assert (
+        {path.name for path in out.iterdir()}
+        == set(report.written)
+        == {
+            *("learning.png", "learning.pdf", "learning.csv", "table.csv", "table.md", "table.tex"),
+            *("summary.csv", "summary.md", "each-run.csv", "each-run.md"),
+        }
+    )
+    assert set(report.left_out) == {"thresholds", "model-error", "kappa", "profiles"}
+    assert "no run has a normalised score" in report.left_out["thresholds"]
     with (out / "table.csv").open() as file:
         table = {row["label"]: row for row in csv.DictReader(file)}
     assert all(None not in row.values() for row in table.values())
@@ -77,7 +88,9 @@ def test_no_controller_is_lost_and_no_folder_overwritten(tmp_path, monkeypatch):
     assert collect([run, short])[0].left_out == 1
     with pytest.raises(FileExistsError, match="exists; give another --out, or --overwrite"):
         plot([run], out)
-    assert plot([run], out, overwrite=True) == out
+    (out / "kappa.png").write_text("of earlier runs")
+    assert plot([run], out, overwrite=True).folder == out
+    assert not (out / "kappa.png").exists(), "nothing stays that these runs do not have"
     before = sorted(path.name for path in run.iterdir())
     with pytest.raises(FileExistsError, match="is a run directory or a folder of results; give another --out"):
         plot([run], run, overwrite=True)
@@ -135,3 +148,107 @@ def test_mistakes_are_named(tmp_path):
         collect([tmp_path])
     with pytest.raises(ValueError, match="no evaluation step in common"):
         collect([one, fake_run(tmp_path / "two", seed=1, steps=(3000, 4000))])
+
+
+def scored(seed, scores, algo="dmpo", horizon=20, **columns):
+    """A result with evaluations every 1000 steps."""
+    preset = {**vars(get_preset("catchup", algo)), "model_horizon": horizon}
+    rows = tuple(
+        {"env_steps": 1000.0 * k, "eval_sampled": -x, "eval_greedy": -x, "eval_score": x}
+        | {name: values[k - 1] for name, values in columns.items()}
+        for k, x in enumerate(scores, start=1)
+    )
+    return Result("catchup", algo, "tuned", (), seed, 1000, "", {}, preset, rows)
+
+
+def test_thresholds_are_first_reachings_and_the_others_are_shown_as_not_there():
+    runs = [scored(0, [-1.0, 0.2, 0.6]), scored(1, [0.1, -9.0, 0.2]), scored(2, [-1.0, -1.0, -1.0, -1.0])]
+    chart = curves.thresholds(grouped(runs))
+    found = {(row["seed"], row["score"]): row["env_steps"] for row in chart.rows}
+    assert [found[seed, 0.0] for seed in range(3)] == [2000, 1000, math.inf]
+    assert [found[seed, 0.5] for seed in range(3)] == [3000, math.inf, math.inf]
+    marks = [
+        (line.get_marker(), line.get_xdata()[0]) for line in chart.figure.axes[0].lines if len(line.get_xdata()) == 1
+    ]
+    assert sorted(x for marker, x in marks if marker == "o") == [1000, 2000, 3000]
+    assert sorted(x for marker, x in marks if marker == ">") == [3000, 3000, 3000, 4000, 4000, 4000]
+    texts = [text.get_text() for text in chart.figure.axes[0].texts]
+    assert texts == ["2/3", "1/3", "0/3"], "how many got there, level by level"
+
+
+def test_levels_that_nobody_reaches_share_a_line():
+    runs = [scored(0, [0.1]), replace(scored(0, [-1.0]), algo="dppo")]
+    texts = [text.get_text() for text in curves.thresholds(grouped(runs)).figure.axes[0].texts]
+    assert texts == ["1/1", "0/1", "0/2", "reached by no run", "0/2", "reached by no run"]
+
+
+def test_errors_of_models_stand_at_their_steps_in_the_model():
+    far = {
+        "model_error_at_quarter": [1.0, 0.1],
+        "model_error_at_half": [2.0, 0.2],
+        "model_error_at_horizon": [4.0, 0.4],
+    }
+    runs = [scored(seed, [0.0, 1.0], model_error=[9.0 + seed, 3.0 + seed], **far) for seed in range(4)]
+    chart = curves.model_errors(grouped([*runs, scored(0, [0.0, 1.0], algo="dppo", model_error=[None, None])]))
+    steps, horizon = chart.figure.axes
+    [line] = steps.lines
+    assert (list(line.get_xdata()), list(line.get_ydata())) == ([1000, 2000], [10.5, 4.5])
+    last, first, _ = horizon.lines
+    assert (list(last.get_xdata()), list(last.get_ydata())) == ([5, 10, 20], [0.1, 0.2, 0.4])
+    assert list(first.get_ydata()) == [1, 2, 4]
+    assert {(row["error"], row["model_steps"]) for row in chart.rows} == {
+        *(("one step", 1), ("open loop", 5), ("open loop", 10), ("open loop", 20))
+    }
+    with pytest.raises(NothingToDraw, match="no run has learned a model"):
+        curves.model_errors(grouped([scored(0, [0.0], algo="dppo")]))
+
+
+def test_intervals_leave_out_where_a_seed_has_no_number():
+    scores = np.random.default_rng(0).normal(size=(5, 3))
+    whole = interquartile_mean(scores)
+    scores[2, 1] = np.nan
+    for part, known in zip(interquartile_mean(scores), whole, strict=True):
+        assert np.isnan(part[1])
+        assert part[0] == known[0] == np.sort(part)[0] or not np.isnan(part[0])
+    center = interquartile_mean(scores)[0]
+    assert center[0] == pytest.approx(np.sort(scores[:, 0])[1:4].mean())
+
+
+def test_the_table_says_what_the_runs_came_to():
+    runs = [scored(seed, [-1.0, 0.1 * seed]) for seed in range(4)]
+    group, controller = final_levels(grouped(runs), {"catchup": {"always": -72.9}})
+    by_hand = sorted(0.1 * seed for seed in range(4))[1:3]
+    assert group["score"] == pytest.approx(sum(by_hand) / 2)
+    assert (group["steps_to_0"], group["reached_0"], group["steps_to_0.9"], group["reached_0.9"]) == (
+        2000,
+        4,
+        math.inf,
+        0,
+    )
+    assert (controller["label"], controller["sampled"], controller["seeds"]) == ("always", -72.9, None)
+    assert {name for name in group if name.startswith("reached")} == {f"reached_{level:g}" for level in LEVELS}
+
+
+def test_only_seeds_may_differ_within_a_group():
+    with pytest.raises(
+        ValueError, match="runs of DMPO on catchup differ in more than their seed: model_horizon = 20 and 15"
+    ):
+        grouped([scored(0, [0.0]), scored(1, [0.0], horizon=15)])
+
+
+def test_profiles_are_of_the_median_run(tmp_path):
+    pytest.importorskip("matplotlib")
+    overrides = ("rollout_steps=50", "hidden=8", "updates=1")
+    runs = [
+        train("catchup", "dppo", seed, 100, tmp_path / f"s{seed}", overrides=overrides, eval_every=100, progress=False)
+        for seed in range(2)
+    ]
+    worse = min(runs, key=lambda run: log.read_progress(run)[-1]["eval_sampled"])
+    seen = []
+    report = plot(
+        runs, tmp_path / "out", profiles=True, progress=lambda played: (seen.append(run) or run for run in played)
+    )
+    assert seen == [worse], "the lower of two middle ones"
+    name = "profile-catchup-DPPO_rollout_steps=50_hidden=8_updates=1"
+    assert {f"{name}.png", f"{name}.pdf", f"{name}.csv"} <= set(report.written)
+    assert "profiles" not in report.left_out

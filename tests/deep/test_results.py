@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from dmpo_deep import cli, golden, results
+from dmpo_deep.groups import collect
 from dmpo_deep.intervals import ratio_of_medians
 from dmpo_deep.log import PROGRESS
-from dmpo_deep.report import collect
 from dmpo_deep.results import add, from_run, gather, read, stale
 from dmpo_deep.summary import each_run, first_reached, rows, value_at
 from dmpo_theory import files
