@@ -24,6 +24,7 @@ from dmpo_deep.drawing import (
     draw_band,
     legend_above,
     legend_outside,
+    legend_room,
     log_scale,
     looks,
     name_axes,
@@ -106,7 +107,7 @@ def thresholds(groups: Sequence[Group]) -> Chart:
     panels = {task: _stacked([lane for lane in lanes if lane.group.task == task]) for task in by_task(scored)}
     heights = [max(panel) + 1.5 for panel in panels.values()]
     look = looks(group.label for group in groups)
-    figure = column_figure(0.1 * len(look) + sum(0.4 + 0.15 * height for height in heights))
+    figure = column_figure(legend_room(look) + sum(0.4 + 0.15 * height for height in heights))
     places = figure.subplots(len(panels), squeeze=False, height_ratios=heights)[:, 0]
     for axes, (task, panel) in zip(places, panels.items(), strict=True):
         _draw_lanes(axes, panel, look)

@@ -122,6 +122,11 @@ def legend_above(axes: Axes, columns: int = 2) -> None:
     axes.legend(fontsize=LEGEND, frameon=False, ncols=columns, loc="lower center", bbox_to_anchor=(0.5, 1.0))
 
 
+def legend_room(names: Iterable[str]) -> float:
+    """Inches that a legend of one column is high, wrapped names included."""
+    return 0.12 * sum(len(wrapped(name).splitlines()) for name in names)
+
+
 def legend_outside(figure: Figure, columns: int) -> None:
     """One legend of all panels on top of the figure; in fewer ``columns`` if names are long."""
     named: dict[str, Any] = {}
