@@ -26,6 +26,8 @@ from dmpo_deep.envs import ENVIRONMENTS
 ENVIRONMENTS |= {name: task._replace(draws=(0.25, 0.75), at_once=2) for name, task in ENVIRONMENTS.items()}
 """
 """Evaluations are of two episodes: they are not what is drilled here."""
+TORCH = "torchinductor_"
+"""Of a folder that torch keeps for its compiler, one for each user."""
 REPORT_IN = 60.0
 """Seconds after which the run must have said what happened."""
 
@@ -162,7 +164,7 @@ def _stopped(drill: Drill, task: str, name: str, share: float) -> str:
                 time.sleep(0.3)
             status = process.wait(120)
         _, alive = psutil.wait_procs(workers, timeout=30)
-        left = sorted(path.name for path in Path(temporary).iterdir())
+        left = sorted(path.name for path in Path(temporary).iterdir() if not path.name.startswith(TORCH))
     said = (folder / "stderr.txt").read_text()
     if len(workers) < 2:
         return f"{len(workers)} processes were seen"
