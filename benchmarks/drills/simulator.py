@@ -171,7 +171,8 @@ def _stopped(drill: Drill, task: str, name: str, share: float) -> str:
     if alive or left:
         return f"left: {alive} {left}"
     wanted = 130 if number == signal.SIGINT else -number
-    if status != wanted or "Traceback" in said:
+    words = said.partition("Exception ignored in atexit callback")[0]  # torch's, when the second one meets its end
+    if status != wanted or "Traceback" in words:
         return f"status {status}: {shown(said)}"
     if number == signal.SIGINT and not re.search(r"--resume|no checkpoint yet", said):
         return f"nothing on how to go on: {shown(said)}"
