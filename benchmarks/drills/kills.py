@@ -186,6 +186,8 @@ def _group(arguments: list[str], rng: np.random.Generator, longest: float) -> in
     limit = time.monotonic() + rng.random() * longest
     while process.poll() is None and time.monotonic() < limit:
         time.sleep(0.01)
+    if process.poll() is not None:
+        return int(process.returncode)
     if rng.random() < 0.5:  # all at once, or the first alone: its workers have to end by themselves
         os.killpg(process.pid, signal.SIGKILL)
     else:

@@ -26,6 +26,8 @@ from dmpo_deep.envs import ENVIRONMENTS
 ENVIRONMENTS |= {name: task._replace(draws=(0.25, 0.75), at_once=2) for name, task in ENVIRONMENTS.items()}
 """
 """Evaluations are of two episodes: they are not what is drilled here."""
+TORCH = "torchinductor_"
+"""Of a folder that torch keeps for its compiler, one for each user."""
 REPORT_IN = 60.0
 """Seconds after which the run must have said what happened."""
 
@@ -162,14 +164,15 @@ def _stopped(drill: Drill, task: str, name: str, share: float) -> str:
                 time.sleep(0.3)
             status = process.wait(120)
         _, alive = psutil.wait_procs(workers, timeout=30)
-        left = sorted(path.name for path in Path(temporary).iterdir())
+        left = sorted(path.name for path in Path(temporary).iterdir() if not path.name.startswith(TORCH))
     said = (folder / "stderr.txt").read_text()
     if len(workers) < 2:
         return f"{len(workers)} processes were seen"
     if alive or left:
         return f"left: {alive} {left}"
     wanted = 130 if number == signal.SIGINT else -number
-    if status != wanted or "Traceback" in said:
+    words = said.partition("Exception ignored in atexit callback")[0]  # torch's, when the second one meets its end
+    if status != wanted or "Traceback" in words:
         return f"status {status}: {shown(said)}"
     if number == signal.SIGINT and not re.search(r"--resume|no checkpoint yet", said):
         return f"nothing on how to go on: {shown(said)}"

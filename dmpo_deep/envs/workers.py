@@ -275,6 +275,7 @@ def _context() -> Any:
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["dmpo_deep.envs", "libsumo"])
+    get_temp_dir()  # a worker is told of it when it is made: the first one, too, has to know what to remove
     return context
 
 

@@ -154,7 +154,7 @@ def test_nothing_is_left_of_a_script_that_is_stopped(number, isolated, tmp_path)
     with subprocess.Popen(
         [sys.executable, str(script), str(isolated)],
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
         env=variables,
         start_new_session=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # which shells ignore in the background
@@ -171,8 +171,10 @@ def test_nothing_is_left_of_a_script_that_is_stopped(number, isolated, tmp_path)
             run.wait(20)
         finally:
             run.kill()
-    _, alive = psutil.wait_procs(workers, timeout=20)
-    assert not alive
+        _, alive = psutil.wait_procs(workers, timeout=20)
+        assert not alive
+        assert run.stderr is not None
+        assert b"FileNotFoundError" not in run.stderr.read()
     assert list(tmp_path.iterdir()) == [script], "files left"
 
 
