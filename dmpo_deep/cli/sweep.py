@@ -111,6 +111,8 @@ def reproduce(
 ) -> None:
     """Make a figure of the paper again: fig4 (learning), fig5 (radii), fig6 (signals) or fig7 (trained policies).
 
+    Or one that the paper has not: ablations, what DMPO's advantage on catch-up rests on.
+
     Runs of the figure's plan, dmpo_deep/plans/, that RESULTS holds already are taken from there, unless they are stale;
     the others are trained like a sweep: the same command goes on where it was stopped. Fig. 7 plays the policies, so
     that it always needs the runs themselves.

@@ -20,6 +20,7 @@ from dmpo_deep.figures import FIGURES, PLANS
 from dmpo_deep.radii import ablation, by_radius
 from dmpo_deep.results import Result, from_run, read
 from dmpo_deep.sweep import check
+from dmpo_deep.variants import compared
 from tests.deep.runs import small
 
 PLAN = """
@@ -111,6 +112,20 @@ def test_radii_need_two_runs_that_differ_in_them_alone(result: Result) -> None:
     last = {**infinite.rows[0], "eval_score": 5.0}
     chart = ablation([one, replace(infinite, rows=(last,))])
     assert [tick.get_text() for tick in chart.figure.axes[0].get_xticklabels()] == ["0", r"$\infty$"]
+
+
+def test_variants_are_counted_by_hand(result: Result) -> None:
+    def run(seed: int, scores: list[float], *overrides: str) -> Result:
+        rows = [{**result.rows[0], "env_steps": 1000.0 * (k + 1), "eval_score": x} for k, x in enumerate(scores)]
+        return replace(result, seed=seed, overrides=overrides, rows=tuple(rows))
+
+    shorter = [run(seed, [-1, -1, 0.5], "model_horizon=1") for seed in range(3)]
+    chart = compared([run(0, [0.1, -1, -2]), run(1, [-1, 0.2, 0.3, 0.4]), run(2, [-3, -2, -1]), *shorter])
+    told = [(row["variant"], row["seed"], row["score"], row["steps_to_0"], row["trained_for"]) for row in chart.rows]
+    assert told[:3] == [("DMPO", 0, -2, 1000, 3000), ("DMPO", 1, 0.3, 2000, 4000), ("DMPO", 2, -1, np.inf, 3000)]
+    assert told[3:] == [("DMPO model_horizon=1", seed, 0.5, 3000, 3000) for seed in range(3)]
+    with pytest.raises(NothingToDraw, match="no normalised score"):
+        compared([replace(result, rows=({**result.rows[0], "eval_score": None},))])
 
 
 def test_reproduce_trains_what_is_missing_and_nothing_else(
