@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 MOST_FPS, MOST_SECONDS = 30, 60
 DPI = 100
-PALETTE = 64
-"""Colours of a GIF."""
 JAM = 7.5
 """Metres of lane that a halting vehicle takes: its length and SUMO's least gap."""
 
@@ -85,6 +83,9 @@ def _gif(fps: int) -> AbstractMovieWriter:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from PIL import Image
 
+    palette = Image.new("P", (1, 1))
+    palette.putpalette((255 * _palette()).round().astype(int).ravel().tolist())
+
     class Gif(AbstractMovieWriter):
         def setup(self, fig: Figure, outfile: Any, dpi: float | None = None) -> None:
             super().setup(fig, outfile, dpi)
@@ -94,16 +95,24 @@ def _gif(fps: int) -> AbstractMovieWriter:
         def grab_frame(self, **savefig_kwargs: Any) -> None:
             self.canvas.draw()
             frame = Image.fromarray(np.asarray(self.canvas.buffer_rgba())[..., :3])
-            if self.frames:
-                self.frames.append(frame.quantize(palette=self.frames[0], dither=Image.Dither.NONE))
-            else:  # rare colours count, too: the legends have all that will come
-                self.frames.append(frame.quantize(PALETTE, Image.Quantize.MAXCOVERAGE))
+            self.frames.append(frame.quantize(palette=palette, dither=Image.Dither.NONE))
 
         def finish(self) -> None:
             first, *others = self.frames
             first.save(self.outfile, save_all=True, append_images=others, duration=1000 / self.fps, loop=0)
 
     return Gif(fps)
+
+
+def _palette() -> np.ndarray:
+    """The colours ``[K, 3]`` that films are drawn in, and their blends with the white behind them."""
+    from matplotlib import colormaps
+    from matplotlib.colors import to_rgb
+
+    lines = np.array([to_rgb(color) for color in COLORS])
+    pale = [1 - share * (1 - lines) for share in np.linspace(0.2, 1, 5)]
+    greys = np.linspace(0, 1, 17)[:, None].repeat(3, axis=1)
+    return np.concatenate([colormaps["viridis"](np.linspace(0, 1, 96))[:, :3], *pale, greys])
 
 
 def _mp4(fps: int) -> AbstractMovieWriter:
