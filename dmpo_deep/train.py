@@ -122,14 +122,14 @@ def train(
         _compare(config.latest["versions"], found)
         config = replace(config, resumed=(*config.resumed, {"steps": steps, "versions": found}))
     run.mkdir(parents=True, exist_ok=True)
-    config.write(run)
     for note in radii_beyond(env, chosen):
         tqdm.write(note, sys.stderr)
     watch = Watch(lambda: _random_play(task, chosen.environment), rows)
 
-    safe = books.env_steps
-    bar = tqdm(total=steps, initial=safe, unit="step", desc=f"{algo} {task}", disable=not progress)
+    safe = books.env_steps if resume else 0  # where the checkpoint stands
     try:
+        config.write(run)
+        bar = tqdm(total=steps, initial=books.env_steps, unit="step", desc=f"{algo} {task}", disable=not progress)
         stoppable = _interruptible() if interruptible else nullcontext(lambda: False)
         with closing(env), bar, stoppable as stopped, closing(log.RunLog(run, COLUMNS, rows)) as record:
             stop = False

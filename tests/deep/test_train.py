@@ -192,6 +192,18 @@ def test_a_loss_that_is_no_number_stops_the_step(algo):
     assert all(torch.equal(a, b) or a.isnan().any() for a, b in zip(before, after, strict=True))
 
 
+def test_what_fails_before_the_first_checkpoint_says_that_there_is_none(tmp_path, monkeypatch):
+    """Even where a reset has warmed up, so that environment steps are spent."""
+
+    def write(record, row):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(log.RunLog, "write", write)
+    short = ["copies=2", "rollout_steps=2", "hidden=8", "updates=1", "minibatches=1", "environment.warmup=40"]
+    with pytest.raises(OSError, match=r"epoch 1: .*run: No space left.*run has no checkpoint yet; start anew"):
+        train("ring", "dppo", 0, 10**6, tmp_path / "run", overrides=short, eval_every=10**6, progress=False)
+
+
 def test_a_full_disk_names_the_run_and_keeps_its_checkpoint(tmp_path, monkeypatch):
     run, original = tmp_path / "run", checkpoint.save
 
