@@ -170,9 +170,9 @@ def _stopped(drill: Drill, task: str, name: str, share: float) -> str:
         return f"{len(workers)} processes were seen"
     if alive or left:
         return f"left: {alive} {left}"
-    wanted = 130 if number == signal.SIGINT else -number
+    wanted = (130, -number) if number == signal.SIGINT else (-number,)  # a shell says 130 of both
     words = said.partition("Exception ignored in atexit callback")[0]  # torch's, when the second one meets its end
-    if status != wanted or "Traceback" in words:
+    if status not in wanted or "Traceback" in words:
         return f"status {status}: {shown(said)}"
     if number == signal.SIGINT and not re.search(r"--resume|no checkpoint yet", said):
         return f"nothing on how to go on: {shown(said)}"
