@@ -20,7 +20,7 @@ from dmpo_deep import log, summary
 from dmpo_deep.config import CONFIG
 from dmpo_deep.controllers import controllers_of, measured
 from dmpo_deep.envs import brought
-from dmpo_deep.evaluate import evaluate
+from dmpo_deep.evaluate import evaluate_controller
 from dmpo_deep.intervals import SEEDS_FOR_INTERVAL, interquartile_mean
 from dmpo_deep.results import RUNS, Result, gather
 
@@ -141,8 +141,9 @@ def reference_levels(task: str, groups: Sequence[Group] = ()) -> dict[str, float
         if any(one != given[0] for one in given):
             return {}
         options = given[0] if given else {}
-    metrics = measured(task) or {name: found.mean for name, found in evaluate(task, options=options).items()}
-    return {controllers_of(task)[name].label: metric for name, metric in metrics.items()}
+    known = controllers_of(task)
+    metrics = measured(task) or {name: evaluate_controller(task, of, options).mean for name, of in known.items()}
+    return {known[name].label: metric for name, metric in metrics.items()}
 
 
 def draw_curves(axes: Axes, groups: Sequence[Group], levels: Mapping[str, float], colors: Mapping[str, str]) -> None:

@@ -3,6 +3,7 @@
 import csv
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,11 +13,13 @@ pytest.importorskip("torch")
 from dmpo_deep import log
 from dmpo_deep.config import RunConfig
 from dmpo_deep.controllers import CONTROLLERS
+from dmpo_deep.evaluate import evaluate
 from dmpo_deep.intervals import interquartile_mean
 from dmpo_deep.presets import get_preset
 from dmpo_deep.report import collect as grouped
-from dmpo_deep.report import plot
+from dmpo_deep.report import plot, reference_levels
 from dmpo_deep.results import gather
+from dmpo_deep.train import train
 
 
 def collect(runs):
@@ -135,3 +138,22 @@ def test_mistakes_are_named(tmp_path):
         collect([tmp_path])
     with pytest.raises(ValueError, match="no evaluation step in common"):
         collect([one, fake_run(tmp_path / "two", seed=1, steps=(3000, 4000))])
+
+
+def test_levels_are_the_tasks_even_beside_a_run_of_its_name(tmp_path, monkeypatch):
+    train("catchup", "ia2c", 0, 40, tmp_path / "catchup", overrides=("copies=4",), progress=False)
+    monkeypatch.chdir(tmp_path)
+    assert len(reference_levels("catchup")) == len(CONTROLLERS["catchup"])
+
+
+def test_levels_of_an_mdp_are_those_of_the_file_that_was_trained_on(tmp_path):
+    runs = [
+        train(f"tabular:{file}", "ia2c", 0, 40, tmp_path / file.name, overrides=("copies=4",), progress=False)
+        for file in sorted((Path(__file__).parents[2] / "examples").glob("0*.json"))
+    ]
+    for run in runs:
+        groups = collect([run])
+        options = groups[0].runs[0].hyperparameters["environment"]
+        wanted = evaluate("tabular", options=options)["given"].mean
+        assert reference_levels("tabular", groups)["the policy with the MDP"] == wanted
+    assert reference_levels("tabular", collect(runs)) == {}, "two MDPs share no levels"
