@@ -20,6 +20,7 @@ from dmpo_deep.report import collect as grouped
 from dmpo_deep.report import plot, reference_levels
 from dmpo_deep.results import gather
 from dmpo_deep.train import train
+from dmpo_theory.instance_file import load_instance
 
 
 def collect(runs):
@@ -147,10 +148,10 @@ def test_levels_are_the_tasks_even_beside_a_run_of_its_name(tmp_path, monkeypatc
 
 
 def test_levels_of_an_mdp_are_those_of_the_file_that_was_trained_on(tmp_path):
-    runs = [
-        train(f"tabular:{file}", "ia2c", 0, 40, tmp_path / file.name, overrides=("copies=4",), progress=False)
-        for file in sorted((Path(__file__).parents[2] / "examples").glob("0*.json"))
-    ]
+    runs = []
+    for file in sorted((Path(__file__).parents[2] / "examples").glob("0*.json")):
+        overrides = ("copies=4", f"gamma={load_instance(file).mdp.gamma:g}")
+        runs.append(train(f"tabular:{file}", "ia2c", 0, 40, tmp_path / file.name, overrides=overrides, progress=False))
     for run in runs:
         groups = collect([run])
         options = groups[0].runs[0].hyperparameters["environment"]
