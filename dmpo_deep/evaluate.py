@@ -142,7 +142,8 @@ def reference_levels(task: str, options: Mapping[str, Any]) -> dict[str, float]:
     """
     metrics = measured(task, options)
     if metrics is None and measured(task, {}) is None:
-        metrics = {name: found.mean for name, found in evaluate(task, options=material(task, options)).items()}
+        known = controllers_of(task)
+        metrics = {name: evaluate_controller(task, of, material(task, options)).mean for name, of in known.items()}
     return {controllers_of(task)[name].label: metric for name, metric in (metrics or {}).items()}
 
 

@@ -4,6 +4,7 @@ import csv
 import math
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from dmpo_deep import curves, log
 from dmpo_deep.config import RunConfig
 from dmpo_deep.controllers import CONTROLLERS
 from dmpo_deep.drawing import NothingToDraw
+from dmpo_deep.evaluate import evaluate, reference_levels
 from dmpo_deep.groups import collect as grouped
 from dmpo_deep.intervals import interquartile_mean
 from dmpo_deep.presets import get_preset
@@ -21,6 +23,7 @@ from dmpo_deep.report import final_levels, plot
 from dmpo_deep.results import Result, gather
 from dmpo_deep.summary import LEVELS
 from dmpo_deep.train import train
+from dmpo_theory.instance_file import load_instance
 
 
 def collect(runs):
@@ -252,3 +255,22 @@ def test_profiles_are_of_the_median_run(tmp_path):
     name = "profile-catchup-DPPO_rollout_steps=50_hidden=8_updates=1"
     assert {f"{name}.png", f"{name}.pdf", f"{name}.csv"} <= set(report.written)
     assert "profiles" not in report.left_out
+
+
+def test_levels_are_the_tasks_even_beside_a_run_of_its_name(tmp_path, monkeypatch):
+    train("catchup", "ia2c", 0, 40, tmp_path / "catchup", overrides=("copies=4",), progress=False)
+    monkeypatch.chdir(tmp_path)
+    assert len(reference_levels("catchup", {})) == len(CONTROLLERS["catchup"])
+
+
+def test_levels_of_an_mdp_are_those_of_the_file_that_was_trained_on(tmp_path):
+    runs = []
+    for file in sorted((Path(__file__).parents[2] / "examples").glob("0*.json")):
+        overrides = ("copies=4", f"gamma={load_instance(file).mdp.gamma:g}")
+        runs.append(train(f"tabular:{file}", "ia2c", 0, 40, tmp_path / file.name, overrides=overrides, progress=False))
+    for run in runs:
+        options = collect([run])[0].hyperparameters["environment"]
+        wanted = evaluate("tabular", options=options)["given"].mean
+        assert reference_levels("tabular", options)["the policy with the MDP"] == wanted
+    with pytest.raises(ValueError, match="differ in more than their seed: environment = "):
+        collect(runs)
