@@ -24,7 +24,6 @@ from dmpo_deep.drawing import (
     draw_band,
     legend_above,
     legend_outside,
-    legend_room,
     log_scale,
     looks,
     name_axes,
@@ -47,7 +46,7 @@ FAR = {"model_error_at_quarter": 0.25, "model_error_at_half": 0.5, "model_error_
 def learning(groups: Sequence[Group], levels: Mapping[str, Mapping[str, float]]) -> Chart:
     """The metric against environment steps, a panel a task; ``levels``: task -> its reference controllers' metric."""
     tasks, look = by_task(groups), looks(group.label for group in groups)
-    figure = column_figure(2.5 * len(tasks))
+    figure = column_figure(1.9 * len(tasks))
     for axes, (task, members) in zip(figure.subplots(len(tasks), squeeze=False)[:, 0], tasks.items(), strict=True):
         draw_learning(axes, members, levels.get(task, {}), look)
     return Chart(figure, curve_rows(groups, SCORES))
@@ -107,7 +106,7 @@ def thresholds(groups: Sequence[Group]) -> Chart:
     panels = {task: _stacked([lane for lane in lanes if lane.group.task == task]) for task in by_task(scored)}
     heights = [max(panel) + 1.5 for panel in panels.values()]
     look = looks(group.label for group in groups)
-    figure = column_figure(legend_room(look) + sum(0.4 + 0.15 * height for height in heights))
+    figure = column_figure(sum(0.5 + 0.15 * height for height in heights))
     places = figure.subplots(len(panels), squeeze=False, height_ratios=heights)[:, 0]
     for axes, (task, panel) in zip(places, panels.items(), strict=True):
         _draw_lanes(axes, panel, look)
@@ -191,24 +190,30 @@ def model_errors(groups: Sequence[Group]) -> Chart:
     if not modelled:
         raise NothingToDraw("no run has learned a model whose error was measured")
     tasks, look = by_task(modelled), looks(group.label for group in groups)
-    figure = column_figure(0.4 + 1.6 * len(tasks))
+    figure = column_figure(1.6 * len(tasks))
     for (steps, horizon), (task, members) in zip(
         figure.subplots(len(tasks), 2, squeeze=False), tasks.items(), strict=True
     ):
         draw_model_error(steps, members, look)
         steps.set_ylabel(f"{task}: model error", fontsize=LABEL)
-        for group in members:
-            far, errors = _by_horizon(group)
-            draw_band(horizon, far, errors[:, :, -1], look[group.label], group.label)
-            if len(group.steps) > 1:
-                center = interquartile_mean(errors[:, :, 0])[0]
-                horizon.plot(far, center, linewidth=0.7, color=look[group.label]["color"], linestyle=FIRST)
-        horizon.plot([], [], linewidth=0.7, color="0.35", linestyle=FIRST, label="at the first evaluation")
-        horizon.set_xticks(far)
-        name_axes(horizon, "steps in the model", "rms error")
-        log_scale(horizon)
+        _draw_by_horizon(horizon, members, look)
     legend_outside(figure, 3)
     return Chart(figure, [row for group in modelled for row in _errors(group)])
+
+
+def _draw_by_horizon(axes: Axes, groups: Sequence[Group], look: Mapping[str, Look]) -> None:
+    measured = {group.label: _by_horizon(group) for group in groups if not np.isnan(_by_horizon(group)[1]).all()}
+    if not measured:  # models of finitely many states
+        axes.set_axis_off()
+        return
+    for label, (far, errors) in measured.items():
+        draw_band(axes, far, errors[:, :, -1], look[label], label)
+        if errors.shape[-1] > 1:
+            axes.plot(far, interquartile_mean(errors[:, :, 0])[0], linewidth=0.7, **{**look[label], "linestyle": FIRST})
+    axes.plot([], [], linewidth=0.7, color="0.35", linestyle=FIRST, label="at the first evaluation")
+    axes.set_xticks(sorted({steps for far, _ in measured.values() for steps in far.tolist()}))
+    name_axes(axes, "steps in the model", "rms error")
+    log_scale(axes)
 
 
 def draw_model_error(axes: Axes, groups: Sequence[Group], look: Mapping[str, Look]) -> None:

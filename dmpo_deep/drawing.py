@@ -66,6 +66,7 @@ def draw_band(axes: Axes, x: np.ndarray, values: np.ndarray, look: Look, label: 
     """
     known = ~np.isnan(values).any(axis=0)
     x, values, name = x[known], values[:, known], wrapped(label)
+    look = {**look, "marker": "o" if len(x) == 1 else None, "markersize": 2.5}
     if len(values) < SEEDS_FOR_INTERVAL:
         for k, line in enumerate(values):
             axes.plot(x, line, linewidth=0.7, label=None if k else name, **look)
@@ -103,8 +104,11 @@ def log_scale(axes: Axes, linear_below: float | None = None) -> None:
 
     if linear_below is None:
         axes.set_yscale("log")
+    elif max(map(abs, axes.get_ylim())) <= linear_below:
+        return
     else:
         axes.set_yscale("symlog", linthresh=linear_below, subs=range(2, 10))
+    axes.autoscale_view(scalex=False)
     low, high = axes.get_ylim()
     for subs in ((1.0, 2.0, 5.0), (1.0,)):
         locator: Locator = LogLocator(subs=subs)
@@ -118,24 +122,28 @@ def log_scale(axes: Axes, linear_below: float | None = None) -> None:
 
 
 def legend_above(axes: Axes, columns: int = 2) -> None:
-    """The legend, on top of a panel, where it hides nothing."""
-    axes.legend(fontsize=LEGEND, frameon=False, ncols=columns, loc="lower center", bbox_to_anchor=(0.5, 1.0))
-
-
-def legend_room(names: Iterable[str]) -> float:
-    """Inches that a legend of one column is high, wrapped names included."""
-    return 0.12 * sum(len(wrapped(name).splitlines()) for name in names)
+    """The legend, on top of a panel, where it hides nothing; the figure grows by it."""
+    lines, names = axes.get_legend_handles_labels()
+    style = _legend(axes.get_figure(), names, columns)
+    axes.legend(lines, names, loc="lower center", bbox_to_anchor=(0.5, 1.0), **style)
 
 
 def legend_outside(figure: Figure, columns: int) -> None:
-    """One legend of all panels on top of the figure; in fewer ``columns`` if names are long."""
+    """One legend of all panels on top of the figure, which grows by it; in fewer ``columns`` if names are long."""
     named: dict[str, Any] = {}
     for axes in figure.axes:
         named |= {name: line for line, name in zip(*axes.get_legend_handles_labels(), strict=True)}
-    longest = max((len(line) for name in named for line in name.splitlines()), default=0)
-    columns = min(columns, max(1, 60 // (longest + 6)))
-    style = {"fontsize": LEGEND, "frameon": False, "columnspacing": 1.2, "handletextpad": 0.4}
-    figure.legend(named.values(), named, loc="outside upper center", ncols=columns, **style)
+    figure.legend(named.values(), named, loc="outside upper center", **_legend(figure, list(named), columns))
+
+
+def _legend(figure: Any, names: Sequence[str], most: int) -> dict[str, Any]:
+    """Style of a legend with as many columns as have room, and room for it."""
+    lines = [name.splitlines() for name in names]
+    longest = max((len(line) for entry in lines for line in entry), default=0)
+    columns = min(most, max(1, 60 // (longest + 6)))
+    rows = -(-len(names) // columns) * max(map(len, lines), default=0)
+    figure.set_figheight(figure.get_figheight() + 0.13 * rows)
+    return {"fontsize": LEGEND, "frameon": False, "ncols": columns, "columnspacing": 1.2, "handletextpad": 0.4}
 
 
 def save(chart: Chart, path: Path) -> list[str]:

@@ -54,7 +54,7 @@ def signals(results: Sequence[Result], path: Path) -> None:
     groups = collect(results)
     look = looks(group.label for group in groups)
     levels = dict(list(reference_levels(groups[0].task, {}).items())[:4])
-    above, below = (figure := column_figure(4.2)).subplots(2)
+    above, below = (figure := column_figure(3.5)).subplots(2)
     curves.draw_learning(above, groups, levels, look)
     curves.draw_model_error(below, groups, look)
     save(Chart(figure, curves.curve_rows(groups, (*SCORES, "model_error"))), path)

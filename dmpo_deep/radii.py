@@ -39,7 +39,7 @@ def ablation(results: Sequence[Result]) -> Chart:
         raise NothingToDraw(f"no two runs differ in {', '.join(RADII[:-1])} or {RADII[-1]} alone")
     tasks, look = list(dict.fromkeys(row["task"] for row in rows)), looks(row["varied"] for row in rows)
     panels = {task: list(dict.fromkeys(row["measure"] for row in rows if row["task"] == task)) for task in tasks}
-    figure = column_figure(0.4 + 1.6 * len(tasks))
+    figure = column_figure(1.6 * len(tasks))
     grid = figure.subplots(len(tasks), max(map(len, panels.values())), squeeze=False)
     for places, (task, measures) in zip(grid, panels.items(), strict=True):
         for axes in places[len(measures) :]:

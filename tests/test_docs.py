@@ -184,6 +184,8 @@ def check_python(words: Sequence[str]) -> None:
         if words[1] in ("venv", "pip"):
             return
         found = importlib.util.find_spec(words[1])
+        if found is not None and found.origin is None:
+            found = importlib.util.find_spec(f"{words[1]}.__main__")
         assert found is not None, words[1]
         assert found.origin is not None, words[1]
         source, rest = Path(found.origin), words[2:]

@@ -206,6 +206,22 @@ def test_errors_of_models_stand_at_their_steps_in_the_model():
         curves.model_errors(grouped([scored(0, [0.0], algo="dppo")]))
 
 
+def test_models_without_errors_along_the_horizon_have_one_panel():
+    chart = curves.model_errors(grouped([scored(seed, [0.0, 1.0], model_error=[2.0, 1.0]) for seed in range(3)]))
+    steps, horizon = chart.figure.axes
+    assert (len(steps.lines), len(horizon.lines), horizon.axison) == (1, 0, False)
+
+
+def test_returns_of_one_sign_leave_no_room_for_the_other():
+    runs = [scored(seed, [2000.0, 300.0 + seed, 28.0]) for seed in range(3)]
+    axes = curves.learning(grouped(runs), {}).figure.axes[0]
+    assert axes.get_ylim()[1] < 0
+    numbers = [float(label.get_text()) for label in axes.get_yticklabels()]
+    assert {-100.0, -1000.0} <= set(numbers)
+    small = curves.learning(grouped([scored(0, [1.0, 2.0])]), {}).figure.axes[0]
+    assert small.get_yscale() == "linear"
+
+
 def test_intervals_leave_out_where_a_seed_has_no_number():
     scores = np.random.default_rng(0).normal(size=(5, 3))
     whole = interquartile_mean(scores)
