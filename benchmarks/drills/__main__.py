@@ -59,7 +59,7 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     failed = 0
     for name in options.only:
-        drill, start = Drill(name, options.out), time.perf_counter()
+        drill, start = Drill(name, options.out.resolve()), time.perf_counter()
         if options.anew:
             drill.record.unlink(missing_ok=True)
         for finding in DRILLS[name](drill):
