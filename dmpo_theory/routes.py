@@ -73,7 +73,7 @@ def choose_route(
         raise ValueError(f'method = {method!r}; choose "auto", "dense", "compiled" or "numpy"')
     if method == "compiled" and not has_numba():
         raise ValueError('method = "compiled" needs numba, which is missing; install it, or use "numpy"')
-    if chain.n >= MOST_AXES:  # one is for the agents
+    if chain.n >= MOST_AXES and chain.size <= 2**40:  # one is for the agents; larger ones need too much memory anyway
         raise too_many_axes(f"{chain.n} agents")
     if method in ("auto", "dense") and chain.size <= _SMALL and limit_gib is None:
         return "dense"

@@ -11,6 +11,7 @@ pytest.importorskip("torch")
 import torch
 
 from dmpo_deep.envs import make_env
+from dmpo_deep.nets import require_finite
 from dmpo_deep.ppo import Agents, clipped_loss, lambda_return, minibatches, neighborhood_advantage, normalized
 from dmpo_deep.presets import Preset
 from dmpo_deep.rollout import rollout
@@ -252,8 +253,12 @@ def test_learning_is_local_even_when_some_agents_stop():
 
 def test_weights_that_are_not_finite_are_reported():
     agents, data, rng = agents_and_data(lr_critic=1e30, updates=4)
-    with pytest.raises(FloatingPointError, match=r"weights of the critic are not finite any more for agents \[0, 1"):
+    with pytest.raises(FloatingPointError, match="the loss of the critic is"):
         agents.update(data, rng)
+    with torch.no_grad():
+        agents.critic.weight[0][3, 0, 0] = torch.nan
+    with pytest.raises(FloatingPointError, match=r"weights of the critic are not finite any more for agents \[3\]"):
+        require_finite("critic", agents.critic)
 
 
 def test_bootstrap_is_detached():
