@@ -137,7 +137,7 @@ def export(run: Path, out: Path, onnx: bool = False) -> tuple[list[Path], float 
     Args:
         run: run directory.
         out: folder, new or empty.
-        onnx: also write :data:`ONNX`, see :mod:`dmpo_deep.export_onnx`.
+        onnx: also write ``policies.onnx``, see :mod:`dmpo_deep.export_onnx`.
 
     Returns:
         the files, and the largest deviation of the ONNX model's outputs; None without one.

@@ -64,7 +64,7 @@ def plot(
 
     Raises:
         FileExistsError: ``out`` is a run, a file, or a folder with something in it.
-        FileNotFoundError, ValueError: as :func:`collect` and :func:`dmpo_deep.results.gather`.
+        FileNotFoundError, ValueError: as :func:`~dmpo_deep.groups.collect` and :func:`dmpo_deep.results.gather`.
     """
     folder = Path(out)
     if any((folder / name).exists() for name in (CONFIG, log.PROGRESS, log.CHECKPOINT, RUNS)):

@@ -52,7 +52,7 @@ nitpicky = True  # names of other libraries have no page to go to without a netw
 nitpick_ignore_regex = [
     ("py:.*", r"(numpy|npt|np|scipy|networkx|nx|torch|nn|gymnasium|pettingzoo|sympy|tyro)\..*"),
     ("py:.*", r"(abc|collections|contextlib|dataclasses|fractions|pathlib|types|typing)\..*"),
-    ("py:class", r"Axes|Figure|Floats|Integers|Path|Positional|Tensor|UseAppendAction|tuple\[int"),
+    ("py:class", r"Axes|Figure|Floats|Integers|LineCollection|Path|Positional|Tensor|UseAppendAction|tuple\[int"),
     ("py:class", r".*\.(Item|M|Number|P|Result)"),  # aliases and type variables
 ]
 
