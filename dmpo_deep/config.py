@@ -89,7 +89,9 @@ def changed_source(config: RunConfig) -> str | None:
 
 
 def to_config(preset: OnPolicy) -> dict[str, Any]:
-    """``preset`` in plain JSON: lists for tuples, ``"inf"`` for infinity, nothing for what is :data:`~dmpo_deep.hyperparameters.LATER`.
+    """``preset`` in plain JSON: lists for tuples, ``"inf"`` for infinity.
+
+    Nothing for what is at its value in :data:`~dmpo_deep.hyperparameters.LATER`.
 
     Example:
         >>> to_config(get_preset("catchup", "cppo"))["kappa_critic"]
