@@ -14,6 +14,7 @@ from dmpo_deep.drawing import COLORS, LABEL, LEGEND, TICK, name_axes
 from dmpo_deep.envs.ring import CAR_LENGTH
 from dmpo_deep.pictures import draw_cars
 from dmpo_deep.recording import Drive, Junctions, Recording
+from dmpo_theory.files import beside
 
 if TYPE_CHECKING:
     from matplotlib.animation import AbstractMovieWriter
@@ -55,7 +56,7 @@ def animate(
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # nothing moves from frame to frame, and finding places takes longest
     writer = _WRITERS[path.suffix](fps)
-    with writer.saving(figure, str(path), DPI):
+    with beside(path) as part, writer.saving(figure, str(part), DPI):
         for frame in progress(frames):
             update(frame)
             title.set_text(f"{recording.task}, {_clock(recording.seconds[frame])}, {times:.3g} times as fast")
@@ -99,7 +100,7 @@ def _gif(fps: int) -> AbstractMovieWriter:
 
         def finish(self) -> None:
             first, *others = self.frames
-            first.save(self.outfile, save_all=True, append_images=others, duration=1000 / self.fps, loop=0)
+            first.save(self.outfile, "GIF", save_all=True, append_images=others, duration=1000 / self.fps, loop=0)
 
     return Gif(fps)
 
@@ -120,7 +121,8 @@ def _mp4(fps: int) -> AbstractMovieWriter:
     from matplotlib.animation import FFMpegWriter
 
     matplotlib.rcParams["animation.ffmpeg_path"] = _ffmpeg()
-    return FFMpegWriter(fps, codec="h264", extra_args=["-pix_fmt", "yuv420p", "-vf", "pad=ceil(iw/2)*2:ceil(ih/2)*2"])
+    size = ["-vf", "pad=ceil(iw/2)*2:ceil(ih/2)*2"]  # h264 takes even ones only
+    return FFMpegWriter(fps, codec="h264", extra_args=["-pix_fmt", "yuv420p", *size, "-f", "mp4"])
 
 
 def _ffmpeg() -> str:

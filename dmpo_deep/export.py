@@ -28,6 +28,7 @@ from dmpo_deep.evaluate import load_agents
 from dmpo_deep.ic3net import Talkers, TalkingAgents
 from dmpo_deep.policies import Actor, Categorical, Gaussian, Head
 from dmpo_deep.ppo import LocalAgents
+from dmpo_theory.files import vacant, whole
 from dmpo_theory.graph import AgentGraph
 
 FORMAT, WEIGHTS, CARD, ONNX = "dmpo-policies/1", "policies.safetensors", "README.md", "policies.onnx"
@@ -147,7 +148,7 @@ def export(run: Path, out: Path, onnx: bool = False) -> tuple[list[Path], float 
         ValueError: the ONNX model does not say what the policies say; nothing is written.
         ImportError: something to write ONNX is not installed.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if not vacant(out):
         raise FileExistsError(f"{out} exists; give a new or empty folder as --out")
     given, deviation, model = policies(run), None, b""
     if onnx:
@@ -158,7 +159,8 @@ def export(run: Path, out: Path, onnx: bool = False) -> tuple[list[Path], float 
     out.mkdir(parents=True, exist_ok=True)
     files = {WEIGHTS: content, CARD: text.encode(), **({ONNX: model} if onnx else {})}
     for name, data in files.items():
-        (out / name).write_bytes(data)
+        with whole(out / name, binary=True) as file:
+            file.write(data)
     return [out / name for name in files], deviation
 
 

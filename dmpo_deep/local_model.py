@@ -145,7 +145,8 @@ class LocalModel(nn.Module, ABC):
             size = batch if self.ensemble == 1 else (self.ensemble, batch)
             chosen = tensor(rng.integers(len(alive), size=size))
             error = self._error(self.net(self._parts(inputs, chosen)), self._parts(target, chosen), alive[chosen])
-            descend("model", self.optimizer, [error.mean(dim=(1, 2)).sum()], going.repeat(self.ensemble))
+            loss = error.mean(dim=(1, 2)).sum()
+            descend("model", self.optimizer, [loss], going.repeat(self.ensemble), len(going))
             losses.append(float(error.detach().mean()))
             if held is not None and (step % look == 0 or step == steps):
                 looks.append(self._losses(*held))

@@ -83,33 +83,44 @@ def require_finite(kind: str, network: nn.Module, n: int | None = None) -> None:
 
     Dimension 0 of every weight counts the agents; where each of the ``n`` has several networks, member by member.
     """
-    bad = {
-        int(i) % n if n else int(i)
-        for weight in network.parameters()
-        for i in torch.nonzero(~torch.isfinite(weight))[:, 0]
-    }
-    if bad:
-        raise FloatingPointError(f"weights of the {kind} are not finite any more for agents {sorted(bad)}; {SMALLER}")
+    if bad := not_finite(network.parameters(), n):
+        raise FloatingPointError(f"weights of the {kind} are not finite any more for agents {bad}; {SMALLER}")
 
 
-def descend(kind: str, optimizer: torch.optim.Optimizer, losses: Iterable[Tensor], going: Tensor | None = None) -> None:
-    """One step of the ``kind``'s weights down the sum of ``losses``, of all agents or of those in ``going [n]``.
+def not_finite(stacks: Iterable[Tensor], n: int | None = None) -> list[int]:
+    """The agents, ascending, with a number that is not finite in their part of a stack; as :func:`require_finite`."""
+    bad = {int(i) for stack in stacks for i in torch.nonzero(~torch.isfinite(stack))[:, 0]}
+    return sorted({i % n for i in bad} if n else bad)
+
+
+def descend(
+    kind: str,
+    optimizer: torch.optim.Optimizer,
+    losses: Iterable[Tensor],
+    going: Tensor | None = None,
+    n: int | None = None,
+) -> None:
+    """One step of the ``kind``'s weights down the sum of ``losses``, of all agents or of those in ``going``.
 
     The others keep weights and Adam's moments. Parameters and moments are agent-major. Adam's momentum moves a weight
-    even at zero gradient, so what is to stay is put back. Adam's count of steps is one for all and runs on.
+    even at zero gradient, so what is to stay is put back. Adam's count of steps is one for all and runs on. ``n`` as in
+    :func:`require_finite`.
 
     Raises:
-        FloatingPointError: a loss is not finite; the weights are as they were.
+        FloatingPointError: a loss is not finite; the weights are as they were, and the message names the agents whose
+            weights or gradients are to blame.
     """
     optimizer.zero_grad(set_to_none=False)  # others may look at the same memory
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     for loss in losses:
-        if not math.isfinite(value := loss.item()):
-            raise FloatingPointError(f"the loss of the {kind} is {value}; {SMALLER}")
+        value = loss.item()
         loss.backward()  # type: ignore[no-untyped-call]
+        if not math.isfinite(value):
+            bad = not_finite([x for w in weights for x in (w, w.grad)], n)
+            raise FloatingPointError(f"the loss of the {kind} is {value}{f', by agents {bad}' * bool(bad)}; {SMALLER}")
     if going is None or going.all():
         optimizer.step()
         return
-    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     kept = [
         *(w.data for w in weights),
         *(m for w in weights for m in optimizer.state[w].values() if m.shape == w.shape),

@@ -26,15 +26,36 @@ def explained(error: OSError, path: Path | None = None) -> str:
 
 
 @contextmanager
+def beside(path: Path) -> Iterator[Path]:
+    """A file to write, that takes the place of ``path`` in the end: it holds the old or the new, whole.
+
+    Raises:
+        OSError: it cannot be written; the message names it and the remedy, and ``path`` is as it was.
+    """
+    part = path.with_name(path.name + ".part")
+    try:
+        yield part
+        with part.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except BaseException as error:
+        with suppress(OSError):
+            part.unlink()
+        if isinstance(error, OSError) and error.errno in REMEDIES:
+            raise OSError(explained(error, path)) from error
+        raise
+
+
+@contextmanager
 def whole(path: Path, binary: bool = False) -> Iterator[IO[Any]]:
-    """A file to write that takes the place of ``path`` when all is written: it holds the old or the new, whole.
+    """An open file to write, as :func:`beside`.
 
     Args:
         path: the file.
         binary: bytes; text in UTF-8 by default, with line ends as they are given.
 
     Raises:
-        OSError: it cannot be written; the message names it and the remedy, and ``path`` is as it was.
+        OSError: as :func:`beside`.
 
     Example:
         >>> import tempfile
@@ -44,19 +65,8 @@ def whole(path: Path, binary: bool = False) -> Iterator[IO[Any]]:
         ...     (Path(folder) / "a.csv").read_text()
         'a,b'
     """
-    part = path.with_name(path.name + ".part")
-    try:
-        with part.open("wb") if binary else part.open("w", newline="", encoding="utf-8") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except BaseException as error:
-        with suppress(OSError):
-            part.unlink()
-        if isinstance(error, OSError) and error.errno in REMEDIES:
-            raise OSError(explained(error, path)) from error
-        raise
+    with beside(path) as part, part.open("wb") if binary else part.open("w", newline="", encoding="utf-8") as file:
+        yield file
 
 
 def write_text(path: Path, text: str) -> None:
