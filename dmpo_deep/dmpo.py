@@ -36,7 +36,7 @@ class DMPO:
         self.model = local_model(env, preset, weights)  # 1: local models
         self.data = TransitionBuffer(preset.buffer)  # 2: D^E; D^M is the rollout at hand
         self.model_env = ModelEnv(self.model, env, self.data, preset.branches, preset.recent)
-        self.collector = Collector(env, self.rng)
+        self.collector = Collector(env, self.rng, preset.stagger)
         numbers = env.action_space.shape[0] if isinstance(env.action_space, Box) else 1
         self._known = numbers if preset.neighbor_actions else 0
 

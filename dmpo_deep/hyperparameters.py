@@ -22,6 +22,8 @@ class OnPolicy:
 
     copies: int = 4
     """Copies of the real environment."""
+    stagger: bool = False
+    """Whether copies are out of step: the first episodes are cut early, each copy's at another part of the horizon."""
     rollout_steps: int = 150
     """Real steps of each copy per epoch."""
     gamma: float = 0.99
@@ -192,7 +194,7 @@ class ModelPreset(Branching, Preset):
             )
 
 
-LATER: Mapping[str, Any] = {"real_rounds": 0}
+LATER: Mapping[str, Any] = {"real_rounds": 0, "stagger": False}
 """Fields that came after the first results, with the value that changes nothing.
 
 At it they are left out of what identifies a run, so that earlier runs remain what they are.

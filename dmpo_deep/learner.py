@@ -66,7 +66,7 @@ class ModelFree:
     def __init__(self, env: NetworkedEnv, preset: Any, seed: int) -> None:
         self.preset, self.rng, self.watch = preset, np.random.default_rng(seed), Stopwatch()
         self.agents = self.population(env, preset, torch.Generator().manual_seed(seed))
-        self.collector = Collector(env, self.rng)
+        self.collector = Collector(env, self.rng, preset.stagger)
 
     def epoch(self) -> dict[str, float | None]:
         """One rollout of every copy, one update; what is worth logging."""

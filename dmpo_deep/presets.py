@@ -68,6 +68,7 @@ _AUTHORS: Mapping[str, Sequence[Any]] = {
 }
 _AUTHORS_EVERYWHERE: Mapping[str, Any] = {
     "copies": 1,
+    "stagger": False,
     "gamma": 0.99,
     "lam": 0.5,
     "reward_scale": 1.0,

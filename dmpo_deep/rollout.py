@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -46,10 +47,27 @@ Forget = Callable[[np.ndarray], None]
 """Called with the copies ``[B]`` that were reset, for policies that remember."""
 
 
+NO_LIMIT = np.iinfo(np.int64).max
+
+
 def rollout(
-    env: RolloutEnv, policy: Policy, steps: int, rng: np.random.Generator, forget: Forget | None = None
+    env: RolloutEnv,
+    policy: Policy,
+    steps: int,
+    rng: np.random.Generator,
+    forget: Forget | None = None,
+    limit: np.ndarray | None = None,
 ) -> Trajectory:
     """Continue ``env`` for ``steps`` steps of each copy; copies that end are reset at once, and forgotten.
+
+    Args:
+        env: what to act in.
+        policy: who acts.
+        steps: of each copy.
+        rng: source of actions and resets.
+        forget: told of resets.
+        limit: ``[B]``, the steps after which the running episodes are cut, if they have not ended before; set to
+            :data:`NO_LIMIT` where that came to pass.
 
     Raises:
         FloatingPointError: an observation or reward is no finite number; the message names the step.
@@ -61,6 +79,9 @@ def rollout(
         next_obs, reward, terminated, truncated, info = env.step(action)
         require_finite_answer(env, info["step"], observation=next_obs, reward=reward)
         reward = reward.astype(np.float32)
+        if limit is not None:
+            truncated = truncated | (~terminated & (info["step"] + 1 >= limit))
+            limit[terminated | truncated] = NO_LIMIT
         rows.append((obs, action, log_prob, reward, next_obs, terminated, truncated, info["step"], info["metric"]))
         ended = terminated | truncated
         if ended.any():
@@ -77,6 +98,7 @@ class RealEnv(RolloutEnv, Protocol):
     """What a collector needs: the part of :class:`~dmpo_deep.envs.NetworkedEnv` that runs and is saved."""
 
     batch: int
+    horizon: int
     warmup_steps: int
 
     def state_dict(self) -> dict[str, Any]:
@@ -90,25 +112,40 @@ class Collector:
     """The running real environment: continues where the last rollout stopped and keeps the books.
 
     ``env_steps`` counts every step of every copy, those that resets warm up with included; ``finished`` holds the
-    metric of the episodes that the last rollout ended.
+    metric of the whole episodes that the last rollout ended.
+
+    If ``stagger``, copies are out of step: the first episode of copy ``k`` of ``B`` is cut, as by the time limit,
+    ``k/B`` of the horizon early. Otherwise all are in the same part of an episode, and what a new policy does in
+    another part is seen only many rollouts later.
+
+    Raises:
+        ValueError: there is no horizon to be cut.
     """
 
-    def __init__(self, env: RealEnv, rng: np.random.Generator) -> None:
+    def __init__(self, env: RealEnv, rng: np.random.Generator, stagger: bool) -> None:
         self.env, self.rng = env, rng
         self.env_steps = env.warmup_steps * env.batch
         self.finished: list[float] = []
         self._running = np.zeros(env.batch)
+        self._limit = np.full(env.batch, NO_LIMIT)
+        if stagger:
+            if env.horizon == math.inf:
+                raise ValueError("stagger = True needs episodes that are cut; give a finite horizon, or stagger=false")
+            early = np.arange(env.batch) * env.horizon // env.batch
+            self._limit[early > 0] = (env.horizon - early)[early > 0]
         env.reset(rng)
 
     def collect(self, policy: Policy, steps: int, forget: Forget | None = None) -> Trajectory:
         """``steps`` more steps of each copy, as :func:`rollout`."""
-        trajectory = rollout(self.env, policy, steps, self.rng, forget)
+        partial = self._limit < NO_LIMIT
+        trajectory = rollout(self.env, policy, steps, self.rng, forget, self._limit)
         self.env_steps += steps * self.env.batch + int(trajectory.ended.sum()) * self.env.warmup_steps
         self.finished = []
         for metric, ended in zip(trajectory.metric, trajectory.ended, strict=True):
             self._running += metric
-            self.finished += self._running[ended].tolist()
+            self.finished += self._running[ended & ~partial].tolist()
             self._running[ended] = 0.0
+            partial &= ~ended
         return trajectory
 
     @property
@@ -123,6 +160,7 @@ class Collector:
             "rng": self.rng.bit_generator.state,
             "env_steps": self.env_steps,
             "running": self._running.copy(),
+            "limit": self._limit.copy(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -130,3 +168,4 @@ class Collector:
         self.env.load_state_dict(state["env"])
         self.rng.bit_generator.state = state["rng"]
         self.env_steps, self._running = state["env_steps"], np.array(state["running"])
+        self._limit = np.array(state.get("limit", self._limit))  # earlier checkpoints have none

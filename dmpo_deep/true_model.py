@@ -30,7 +30,7 @@ class Remembering:
     """
 
     def __init__(self, env: NetworkedEnv, recent: int) -> None:
-        self._env, self.batch, self.warmup_steps = env, env.batch, env.warmup_steps
+        self._env, self.batch, self.horizon, self.warmup_steps = env, env.batch, env.horizon, env.warmup_steps
         try:
             env.state_dict()
         except RuntimeError as error:
@@ -101,7 +101,7 @@ class TrueModelDMPO:
         self.preset, self.rng, self.watch = preset, np.random.default_rng(seed), Stopwatch()
         self.agents = Agents(env, preset, torch.Generator().manual_seed(seed))
         self._real = Remembering(env, preset.recent)
-        self.collector = Collector(self._real, self.rng)
+        self.collector = Collector(self._real, self.rng, preset.stagger)
         twin = make_env(env.task, preset.branches, gamma=preset.gamma, **preset.environment)
         self._simulator = Simulator(twin, self._real)
 

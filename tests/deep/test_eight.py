@@ -181,7 +181,7 @@ def test_warm_up_counts_and_lets_humans_drive(local):
     from dmpo_deep.rollout import Collector
 
     env = local(warmup=100, right_of_way="inside")
-    collector = Collector(env, np.random.default_rng(0))
+    collector = Collector(env, np.random.default_rng(0), stagger=False)
     assert collector.env_steps == 100
     assert env.traffic().speed.mean() > 2
     assert env.time[0] == 0

@@ -16,7 +16,7 @@ from dmpo_deep.controllers.tabular import uniform as tabular_uniform
 from dmpo_deep.envs import make_env
 from dmpo_deep.hyperparameters import ModelPreset
 from dmpo_deep.model import GaussianModel, ModelEnv, local_model
-from dmpo_deep.rollout import Collector, Trajectory, rollout
+from dmpo_deep.rollout import Trajectory, rollout
 from dmpo_theory.graph import path, ring
 
 RNG = np.random.default_rng(0)
@@ -210,22 +210,6 @@ def test_buffer_keeps_the_newest():
         data.add(rollout(real, uniform(real), 20, rng))
     assert len(data) == 50
     assert data["step"][-1] == 59
-
-
-def test_rollout_restarts_ended_copies_and_keeps_what_they_reached():
-    rng = np.random.default_rng(0)
-    collector = Collector(make_env("catchup", 8), rng)
-    data = collector.collect(uniform(collector.env), 700)
-    assert collector.env_steps == 5600
-    ended = data.ended
-    assert len(collector.finished) == ended.sum() > 8
-    assert not (data.terminated & data.truncated).any()
-    inside = ~ended[:-1]
-    np.testing.assert_array_equal(data.obs[1:][inside], data.next_obs[:-1][inside])
-    restarted = data.obs[1:][ended[:-1]]
-    np.testing.assert_array_equal(restarted[:, :, 0], 0.0)  # everybody at the target speed
-    assert (data.step[1:][ended[:-1]] == 0).all()
-    assert np.mean(collector.finished) == pytest.approx(-1700, abs=150)
 
 
 def test_data_without_a_reward_are_named():

@@ -160,7 +160,7 @@ def test_steps_of_the_warm_up_count_as_environment_steps():
     from dmpo_deep.rollout import Collector
 
     env = make_env("ring", 2, humans=21, warmup=30)
-    collector = Collector(env, np.random.default_rng(0))
+    collector = Collector(env, np.random.default_rng(0), stagger=False)
     assert collector.env_steps == 2 * 30
     collector.collect(zero(env), HORIZON - 1)
     assert collector.env_steps == 2 * (30 + HORIZON - 1)
