@@ -1,4 +1,4 @@
-"""Every block of the docs: Python runs, commands parse, outputs are what is shown, and columns are all explained.
+"""Every block of the docs: Python runs, commands parse, and outputs are what is shown.
 
 The word behind three backticks says what happens to a block: ``python`` runs (with ``>>>`` as a doctest, by pytest
 itself), ``sh`` is parsed command by command and everything checked that can be before work starts, ``sh run`` is run
@@ -353,63 +353,6 @@ def test_notebooks_run(page: str, clone: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("MPLBACKEND", "agg")
     assert scripts(page)
     exec(compile(scripts(page), page, "exec", dont_inherit=True), {"__name__": "page"})
-
-
-# Every column is explained, once, and every algorithm's page names its own.
-
-
-def metrics() -> dict[str, str]:
-    """Column -> who logs it, as docs/metrics.md has it."""
-    rows = re.findall(r"^\| `(\w+)` \| .* \| ([^|]+) \|$", (DOCS / "metrics.md").read_text(), re.M)
-    assert len(rows) == len(dict(rows))
-    return dict(rows)
-
-
-def test_every_column_is_explained() -> None:
-    pytest.importorskip("torch")
-    from dmpo_deep.train import COLUMNS
-
-    assert list(metrics()) == list(COLUMNS)
-
-
-OF_THE_LOOP = {"env_steps", "epoch", "train_return", "gradient_steps", "seconds_cpu_evaluate"}
-
-
-def test_who_logs_what() -> None:
-    pytest.importorskip("torch")
-    from dmpo_deep.algorithms import ALGORITHMS
-    from dmpo_deep.envs import make_env
-    from dmpo_deep.golden import SHORT
-    from dmpo_deep.nets import one_thread
-    from dmpo_deep.presets import get_preset, override
-
-    for algo, made in ALGORITHMS.items():
-        preset = get_preset("catchup", algo)
-        small = {**SHORT, "holdout": "0.2"}
-        preset = override(preset, {key: text for key, text in small.items() if hasattr(preset, key)})
-        learner = made(make_env("catchup", preset.copies, gamma=preset.gamma, **preset.environment), preset, 0)
-        with one_thread():
-            learner.epoch()
-            logged = {name for name, value in learner.epoch().items() if value is not None}
-        told = {name for name, who in metrics().items() if who == "all" or algo in who.split(", ")}
-        told = {name for name in told - OF_THE_LOOP if not name.startswith(("eval_", "seconds_epoch", "seconds_total"))}
-        assert logged - OF_THE_LOOP == told, algo
-        everywhere = {name for name, who in metrics().items() if who == "all"} - {"policy_loss"}
-        assert told - everywhere <= page_names(algo), algo
-
-
-def page_names(algo: str) -> set[str]:
-    """The columns that an algorithm's page names, those of DPPO's included where it refers to them."""
-    section = (DOCS / "algorithms" / f"{algo}.md").read_text().partition("## What it logs")[2].partition("\n## ")[0]
-    inherited = page_names("dppo") if "(dppo.md#what-it-logs)" in section else set()
-    return set(re.findall(r"`(\w+)`", section)) | inherited
-
-
-def test_every_algorithm_has_a_page_and_only_these() -> None:
-    pytest.importorskip("torch")
-    from dmpo_deep.algorithms import ALGORITHMS
-
-    assert {path.stem for path in (DOCS / "algorithms").glob("*.md")} == set(ALGORITHMS)
 
 
 def test_mistakes_in_the_docs_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
