@@ -34,6 +34,8 @@ from dmpo_deep.nets import one_thread
 from dmpo_theory.errors import unknown_name
 from dmpo_theory.files import whole
 
+EVALUATION = "evaluation.csv"
+"""In a run directory: what its policies came to on each evaluation draw, the last time."""
 EVALUATION_RANDOMNESS = (1001, 1)
 """Entropy of what evaluations draw beyond the published draws, such as the noise of human drivers."""
 
@@ -83,7 +85,7 @@ def load_agents(run: Path) -> tuple[Population, RunConfig]:
 
 def default_out(target: str | Path) -> Path | None:
     """Where the results of a run go by default; None for a task."""
-    return Path(target) / "evaluation.csv" if (Path(target) / CONFIG).is_file() else None
+    return Path(target) / EVALUATION if (Path(target) / CONFIG).is_file() else None
 
 
 @one_thread()
@@ -131,7 +133,7 @@ def evaluate(
     else:
         raise unknown_name("task (and no run directory)", task, [*CONTROLLERS, "MODULE:FACTORY"])
     if out is not None:
-        _write(out, results)
+        write_episodes(out, results)
     return results
 
 
@@ -167,7 +169,8 @@ def check_file(path: Path, overwrite: bool) -> None:
         raise FileNotFoundError(f"{path.parent} is no folder to write {path.name} in; create it first")
 
 
-def _write(path: Path, results: Mapping[str, Episodes]) -> None:
+def write_episodes(path: Path, results: Mapping[str, Episodes]) -> None:
+    """A line for each policy and draw: metric, collision, measures and outcomes."""
     with whole(path) as file:
         writer = csv.writer(file)
         first = next(iter(results.values()))

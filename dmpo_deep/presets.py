@@ -108,23 +108,23 @@ def _paper(task: str) -> Mapping[str, OnPolicy]:
 _CATCHUP: Mapping[str, Any] = {"environment": {"collision_scale": 0.2}}
 _SLOWDOWN: Mapping[str, Any] = {"environment": {"collision_scale": 1.0}}
 _CACC_PPO: Mapping[str, Any] = {"lr_actor": 2e-3, "updates": 10, "minibatches": 4}
-_CACC_MODEL: Mapping[str, Any] = {"rollout_steps": 75}
+_CACC_MODEL: Mapping[str, Any] = {"rollout_steps": 75, "stagger": True}
 _CACC_TALK: Mapping[str, Any] = {"copies": 16, "rollout_steps": 25, "lr": 3e-3}
 _CACC_ALONE: Mapping[str, Any] = {"copies": 16, "rollout_steps": 10, "critic_steps": 4, "lr_actor": 1e-2}
 _FAST: Mapping[str, Any] = {"lr_actor": 3e-3, "lr_critic": 3e-3}
 _CATCHUP_TUNED: Mapping[str, OnPolicy] = {
     "dmpo": ModelPreset(**_CATCHUP, **_CACC_MODEL, warmup_steps=150),
     "dmpo-true-model": TrueModelPreset(**_CATCHUP, **_CACC_MODEL),
-    "dppo": Preset(**_CATCHUP, **_CACC_PPO),
+    "dppo": Preset(**_CATCHUP, **_CACC_PPO, stagger=True),
     "cppo": Preset(**_CATCHUP, **{**_CACC_PPO, "lr_actor": 1e-3}, kappa_critic=math.inf),
     "ic3net": RecurrentPreset(**_CATCHUP, **_CACC_TALK, updates=5, minibatches=4),
-    "ia2c": IndependentPreset(**_CATCHUP, **_CACC_ALONE),
+    "ia2c": IndependentPreset(**_CATCHUP, **_CACC_ALONE, stagger=True),
 }
 _SLOWDOWN_TUNED: Mapping[str, OnPolicy] = {
     "dmpo": ModelPreset(**_SLOWDOWN, **_CACC_MODEL, warmup_steps=150),
     "dmpo-true-model": TrueModelPreset(**_SLOWDOWN, **_CACC_MODEL),
-    "dppo": Preset(**_SLOWDOWN, **{**_CACC_PPO, **_FAST}),
-    "cppo": Preset(**_SLOWDOWN, **{**_CACC_PPO, **_FAST}, kappa_critic=math.inf),
+    "dppo": Preset(**_SLOWDOWN, **{**_CACC_PPO, **_FAST}, stagger=True),
+    "cppo": Preset(**_SLOWDOWN, **{**_CACC_PPO, **_FAST}, stagger=True, kappa_critic=math.inf),
     "ic3net": RecurrentPreset(**_SLOWDOWN, **_CACC_TALK),
     "ia2c": IndependentPreset(**_SLOWDOWN, **_CACC_ALONE),
 }

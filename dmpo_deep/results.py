@@ -1,8 +1,9 @@
 """Results that accumulate: what runs came to, in CSV files that can be committed, each with its config and commit.
 
-A folder of results holds ``runs.csv``, a line a run with all that made it, and for every task ``TASK.csv``, a line an
-evaluation. Runs are added from their directories, on any day and any machine; a run that is there already is replaced
-by one that went further or is newer code's.
+A folder of results holds ``runs.csv``, a line a run with all that made it, for every task ``TASK.csv``, a line an
+evaluation, and ``traffic.csv``, what last evaluations measured beside the metric. Runs are added from their
+directories, on any day and any machine; a run that is there already is replaced by one that went further or is newer
+code's.
 """
 
 from __future__ import annotations
@@ -11,21 +12,26 @@ import csv
 import hashlib
 import itertools
 import json
+import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from dmpo_deep import DEFAULT_PRESET, log
 from dmpo_deep.algorithms import TITLES
 from dmpo_deep.config import CONFIG, RunConfig, read_config, to_config
+from dmpo_deep.evaluate import EVALUATION
 from dmpo_deep.golden import digest, outdated
 from dmpo_deep.presets import get_preset, key_values, override
 from dmpo_deep.sweep import plain
 from dmpo_theory.files import whole
 
-RUNS = "runs.csv"
+RUNS, TRAFFIC = "runs.csv", "traffic.csv"
+TRAFFIC_COLUMNS = ("task", "run", "policy", "measure", "mean")
 RUN_COLUMNS = ("run", "task", "algo", "preset", "overrides", "seed", "steps", "eval_every", "trace")
 VERSIONS = ("commit", "dmpo", "torch", "numpy", "python", "device")
 SCORES = ("eval_sampled", "eval_greedy", "eval_score", "eval_score_greedy", "eval_collisions", "eval_collisions_greedy")
@@ -61,6 +67,8 @@ class Result:
     """Every field of its preset, in plain JSON."""
     rows: tuple[Row, ...]
     """Its evaluations."""
+    traffic: Mapping[tuple[str, str], float] = field(default_factory=dict)
+    """Policy and measure -> mean over the draws of the last evaluation; empty if that was not kept."""
 
     @property
     def id(self) -> str:
@@ -123,7 +131,23 @@ def from_run(run: Path) -> Result:
         versions,
         config.identity["preset"],
         rows,
+        _traffic(run, rows[-1]),
     )
+
+
+def _traffic(run: Path, last: Row) -> dict[tuple[str, str], float]:
+    """What ``evaluation.csv`` has beside the metric, by policy, if it is of the ``last`` evaluation."""
+    path = run / EVALUATION
+    if not path.is_file():
+        return {}
+    draws: dict[str, list[dict[str, float]]] = {}
+    with path.open(newline="") as file:
+        for line in csv.DictReader(file):
+            draws.setdefault(line.pop("policy"), []).append({name: float(cell) for name, cell in line.items()})
+    means = {(policy, name): float(np.mean([d[name] for d in of])) for policy, of in draws.items() for name in of[0]}
+    if any(not math.isclose(means[policy, "metric"], last[f"eval_{policy}"] or math.nan) for policy in draws):
+        return {}
+    return {key: mean for key, mean in means.items() if key[1] not in ("draw", "metric", "collided")}
 
 
 def _starts(config: RunConfig) -> list[Mapping[str, str]]:
@@ -188,7 +212,7 @@ def read(folder: Path) -> list[Result]:
     """
     if not (folder / RUNS).is_file():
         return []
-    found = []
+    found, traffic = [], _read_traffic(folder / TRAFFIC)
     evaluations: dict[str, dict[str, list[Row]]] = {}
     with (folder / RUNS).open(newline="") as file:
         for number, line in enumerate(csv.DictReader(file), start=2):
@@ -207,12 +231,26 @@ def read(folder: Path) -> list[Result]:
                     {name: line[name] for name in VERSIONS},
                     json.loads(line["config"]),
                     tuple(evaluations[task][line["run"]]),
+                    traffic.get((task, line["run"]), {}),
                 )
                 if result.id != line["run"]:
                     raise ValueError(f"{line['run']} does not fit its config, which makes {result.id}")
             except (KeyError, ValueError, TypeError) as error:
                 raise ValueError(f"{folder / RUNS}, line {number}: {error}; restore it from version control") from error
             found.append(result)
+    return found
+
+
+def _read_traffic(path: Path) -> dict[tuple[str, str], dict[tuple[str, str], float]]:
+    found: dict[tuple[str, str], dict[tuple[str, str], float]] = {}
+    if path.is_file():
+        with path.open(newline="") as file:
+            for number, line in enumerate(csv.DictReader(file), start=2):
+                try:
+                    measured = found.setdefault((line["task"], line["run"]), {})
+                    measured[line["policy"], line["measure"]] = float(line["mean"])
+                except (KeyError, ValueError, TypeError) as error:
+                    raise ValueError(f"{path}, line {number}: {error}; restore it from version control") from error
     return found
 
 
@@ -244,6 +282,10 @@ def add(new: Iterable[Result], folder: Path) -> list[Result]:
             for r in results:
                 if _file_of(folder, r.task) == path:
                     writer.writerows([r.id, *(_cell(row[name]) for name in COLUMNS[1:])] for row in r.rows)
+    with whole(folder / TRAFFIC) as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(TRAFFIC_COLUMNS)
+        writer.writerows((r.task, r.id, *key, _cell(mean)) for r in results for key, mean in r.traffic.items())
     with whole(folder / RUNS) as file:  # last: whenever this stops, every run that is listed has its rows
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow([*RUN_COLUMNS, *VERSIONS, "config"])

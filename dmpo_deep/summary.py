@@ -6,7 +6,7 @@ Scores are normalised: 0 is the task's trivial controller and 1 the best one kno
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -116,6 +116,30 @@ def _run(group: Group, run: Result) -> dict[str, str]:
     return line
 
 
+def traffic(groups: Iterable[Group]) -> list[dict[str, object]]:
+    """A line for every run, policy and measure: the mean of the last evaluation."""
+    return [
+        {"task": g.task, "algorithm": g.label, "seed": run.seed, "policy": policy, "measure": measure, "mean": mean}
+        for g in groups
+        for run in sorted(g.runs, key=lambda run: run.seed)
+        for (policy, measure), mean in run.traffic.items()
+    ]
+
+
+def _traffic_tables(groups: Iterable[Group]) -> str:
+    """A table a task: means over runs, and in brackets their standard deviation."""
+    tables: dict[str, list[dict[str, str]]] = {}
+    for group in groups:
+        for policy in dict.fromkeys(policy for run in group.runs for policy, _ in run.traffic):
+            of = [{m: mean for (p, m), mean in run.traffic.items() if p == policy} for run in group.runs if run.traffic]
+            line = {"task": group.task, "algorithm": group.label, "policy": policy, "runs": str(len(of))}
+            for measure in of[0]:
+                means = np.array([measured[measure] for measured in of])
+                line[measure] = f"{means.mean():,.2f}" + (f" ({means.std(ddof=1):,.2f})" if len(means) > 1 else "")
+            tables.setdefault(group.task, []).append(line)
+    return "\n".join(markdown(lines) for lines in tables.values())
+
+
 def _number(x: float) -> str:
     return f"{x:,.0f}" if math.isfinite(x) else "-"
 
@@ -130,10 +154,13 @@ def _with_interval(scores: Sequence[float]) -> str:
 
 
 def write(groups: Sequence[Group], folder: Path) -> list[str]:
-    """``summary`` and ``each-run``, as ``.csv`` and as ``.md``, in a folder; the names of the files."""
-    names = []
-    for name, lines in (("summary", rows(groups)), ("each-run", each_run(groups))):
+    """``summary``, ``each-run`` and ``traffic``, as ``.csv`` and as ``.md``, in a folder; the names of the files."""
+    tables: list[tuple[str, Sequence[Mapping[str, object]], str]] = [
+        (name, lines, markdown(lines)) for name, lines in (("summary", rows(groups)), ("each-run", each_run(groups)))
+    ]
+    if measured := traffic(groups):
+        tables.append(("traffic", measured, _traffic_tables(groups)))
+    for name, lines, text in tables:
         write_csv(folder / f"{name}.csv", lines)
-        write_text(folder / f"{name}.md", markdown(lines))
-        names += [f"{name}.csv", f"{name}.md"]
-    return names
+        write_text(folder / f"{name}.md", text)
+    return [f"{name}.{suffix}" for name, *_ in tables for suffix in ("csv", "md")]

@@ -22,7 +22,7 @@ from dmpo_deep.config import RunConfig, changed_source, read_config
 from dmpo_deep.controllers import controllers_of, random_level
 from dmpo_deep.envs import make_env, named_task
 from dmpo_deep.episodes import require_end
-from dmpo_deep.evaluate import evaluate_controller, evaluate_policy
+from dmpo_deep.evaluate import EVALUATION, evaluate_controller, evaluate_policy, write_episodes
 from dmpo_deep.golden import digest
 from dmpo_deep.learner import Learner
 from dmpo_deep.nets import SMALLER, keep_freed_memory, one_thread
@@ -61,12 +61,12 @@ def train(
 ) -> Path:
     """Train until ``steps`` environment steps (one step of one copy each, warm-up included) are spent.
 
-    Everything is checked before anything is written. A checkpoint is written at every evaluation and at the end; a
-    run that was stopped or killed continues from it bit for bit, and a finished one can be given more steps: then the
-    evaluation at its end is taken back unless it was due. What looks wrong, such as a policy below random play, is
-    said on stderr and in ``warnings.txt``. The first Ctrl-C lets the epoch finish and writes a checkpoint, the second
-    one stops at once. The process keeps the memory of dead tensors from then on
-    (:func:`dmpo_deep.nets.keep_freed_memory`). Networks compute on the device at hand,
+    Everything is checked before anything is written. A checkpoint is written at every evaluation and at the end, and
+    ``evaluation.csv`` has the last evaluation, draw by draw; a run that was stopped or killed continues from it bit for
+    bit, and a finished one can be given more steps: then the evaluation at its end is taken back unless it was due.
+    What looks wrong, such as a policy below random play, is said on stderr and in ``warnings.txt``. The first Ctrl-C
+    lets the epoch finish and writes a checkpoint, the second one stops at once. The process keeps the memory of dead
+    tensors from then on (:func:`dmpo_deep.nets.keep_freed_memory`). Networks compute on the device at hand,
     :func:`dmpo_deep.nets.on_device`, the CPU by default.
 
     Args:
@@ -141,13 +141,15 @@ def train(
                 due = _due(before, books.env_steps, eval_every) or books.env_steps >= steps
                 if due:
                     before_cpu = time.process_time()
-                    sampled = evaluate_policy(task, learner.agents.policy(), chosen.environment)
-                    greedy = evaluate_policy(task, learner.agents.policy(greedy=True), chosen.environment)
+                    policies = {"sampled": learner.agents.policy(), "greedy": learner.agents.policy(greedy=True)}
+                    played = {name: evaluate_policy(task, p, chosen.environment) for name, p in policies.items()}
                     row["seconds_cpu_evaluate"] = time.process_time() - before_cpu
-                    for name, played in (("", sampled), ("_greedy", greedy)):
-                        row[f"eval{name or '_sampled'}"] = played.mean
-                        row |= {f"eval_score{name}": played.score, f"eval_collisions{name}": played.collisions}
-                    bar.set_postfix(sampled=f"{sampled.mean:.1f}", greedy=f"{greedy.mean:.1f}")
+                    for name, told in played.items():
+                        which = "" if name == "sampled" else f"_{name}"
+                        row |= {f"eval_{name}": told.mean, f"eval_score{which}": told.score}
+                        row[f"eval_collisions{which}"] = told.collisions
+                    write_episodes(run / EVALUATION, played)
+                    bar.set_postfix({name: f"{told.mean:.1f}" for name, told in played.items()})
                 seconds += (spent := time.perf_counter() - start)
                 record.write({**row, "seconds_epoch": spent, "seconds_total": seconds})
                 for warning in watch.look(row):

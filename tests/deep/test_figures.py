@@ -145,7 +145,17 @@ def test_reproduce_trains_what_is_missing_and_nothing_else(
     elsewhere = ["reproduce", "fig4", "--out", str(tmp_path / "again"), "--results", str(results)]
     assert cli.main(elsewhere) == 0
     assert {path.name for path in (tmp_path / "again").iterdir()} == {
-        *("fig4.png", "fig4.pdf", "fig4.csv", "summary.csv", "summary.md", "each-run.csv", "each-run.md")
+        *(
+            "fig4.png",
+            "fig4.pdf",
+            "fig4.csv",
+            "summary.csv",
+            "summary.md",
+            "each-run.csv",
+            "each-run.md",
+            "traffic.csv",
+            "traffic.md",
+        )
     }
     assert (tmp_path / "again" / "summary.md").read_text() == (out / "summary.md").read_text()
     assert cli.main(["reproduce", "fig40"]) == 2

@@ -6,6 +6,7 @@ import csv
 import errno
 import math
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,11 +14,12 @@ import numpy as np
 import pytest
 
 from dmpo_deep import cli, golden, results
+from dmpo_deep.evaluate import EVALUATION, evaluate
 from dmpo_deep.groups import collect
 from dmpo_deep.intervals import ratio_of_medians
 from dmpo_deep.log import PROGRESS
-from dmpo_deep.results import add, from_run, gather, read, stale
-from dmpo_deep.summary import each_run, first_reached, rows, value_at
+from dmpo_deep.results import TRAFFIC, add, from_run, gather, read, stale
+from dmpo_deep.summary import each_run, first_reached, rows, value_at, write
 from dmpo_theory import files
 from tests.deep.runs import small
 
@@ -34,8 +36,39 @@ def test_a_run_comes_back_whole(run: Path, tmp_path: Path) -> None:
     (again,) = read(tmp_path / "results")
     assert back == result
     assert (again.id, again.label, again.versions) == (result.id, result.label, result.versions)
+    assert again.traffic == {key: float(f"{mean:.6g}") for key, mean in result.traffic.items()}
     for row, original in zip(again.rows, result.rows, strict=True):
         assert row == {name: None if x is None else float(f"{x:.6g}") for name, x in original.items()}
+
+
+def test_traffic_is_that_of_the_last_evaluation(run: Path, tmp_path: Path) -> None:
+    played = evaluate(run, out=tmp_path / "again.csv")
+    measured = {(policy, name): x.mean() for policy, e in played.items() for name, x in e.measures.items()}
+    assert from_run(run).traffic == pytest.approx(measured)
+    assert {name for _, name in measured} == {"speed", "headway"}
+    shutil.copytree(run, tmp_path / "other")
+    lines = (run / EVALUATION).read_text().splitlines()
+    (tmp_path / "other" / EVALUATION).write_text("\n".join(lines[:-1]) + "\n")  # as if of other policies
+    assert from_run(tmp_path / "other").traffic == {}
+    (tmp_path / "other" / EVALUATION).unlink()
+    assert from_run(tmp_path / "other").traffic == {}
+    results.add([from_run(run)], tmp_path)
+    with (tmp_path / TRAFFIC).open("a") as file:
+        file.write("catchup,x,sampled,speed,fast\n")
+    with pytest.raises(ValueError, match=r"traffic.csv, line 6: .*'fast'; restore it from version control"):
+        read(tmp_path)
+
+
+def test_traffic_has_a_table_for_each_task(run: Path, tmp_path: Path) -> None:
+    first = from_run(run)
+    second = replace(first, seed=4, traffic={key: mean + 1 for key, mean in first.traffic.items()})
+    names = write(collect([first, second]), tmp_path)
+    assert {"traffic.csv", "traffic.md"} <= set(names)
+    speed = first.traffic["sampled", "speed"] + 0.5
+    said = f"| catchup | {first.label} | sampled | 2 | {speed:.2f} (0.71) |"
+    assert said in (tmp_path / "traffic.md").read_text()
+    assert len((tmp_path / "traffic.csv").read_text().splitlines()) == 1 + 2 * 4
+    assert "traffic.md" not in write(collect([replace(first, traffic={})]), tmp_path)
 
 
 @pytest.mark.parametrize("file", ["catchup.csv", "runs.csv"])
@@ -54,7 +87,7 @@ def test_what_stops_between_two_files_leaves_results_that_can_be_read(
     monkeypatch.setattr(files.os, "replace", exchange)
     with pytest.raises(OSError, match=rf"{file}: Read-only file system; make it writable"):
         add([replace(result, seed=4)], tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {"catchup.csv", "runs.csv"}
+    assert {path.name for path in tmp_path.iterdir()} == {"catchup.csv", "runs.csv", "traffic.csv"}
     assert [r.id for r in read(tmp_path)] == [r.id for r in before]
 
 
