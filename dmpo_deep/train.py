@@ -24,6 +24,7 @@ from dmpo_deep.envs import make_env, named_task
 from dmpo_deep.episodes import require_end
 from dmpo_deep.evaluate import EVALUATION, evaluate_controller, evaluate_policy, write_episodes
 from dmpo_deep.golden import digest
+from dmpo_deep.hyperparameters import LATER
 from dmpo_deep.learner import Learner
 from dmpo_deep.nets import SMALLER, keep_freed_memory, one_thread
 from dmpo_deep.presets import get_preset, key_values, override
@@ -257,7 +258,9 @@ def _continued(run: Path, asked: RunConfig) -> RunConfig:
     if not (run / log.CHECKPOINT).is_file():
         raise FileNotFoundError(f"{run} has no checkpoint to resume from; start it anew in another --out")
     config = read_config(run)
-    earlier, now = ({**c.identity, **c.identity["preset"], "eval_every": c.eval_every} for c in (config, asked))
+    earlier, now = (
+        {**LATER, **c.identity, **c.identity["preset"], "eval_every": c.eval_every} for c in (config, asked)
+    )
     for key in now:
         if key != "preset" and earlier[key] != now[key]:
             raise ValueError(

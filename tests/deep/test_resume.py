@@ -101,6 +101,8 @@ def test_existing_directories_and_missing_checkpoints_are_refused(finished, tmp_
         small(algo, run, resume=True, seed=4)
     with pytest.raises(ValueError, match=r"was started with clip = 0\.2, not 0\.3"):
         small(algo, run, resume=True, overrides=[*SMALL[algo], "clip=0.3"])
+    with pytest.raises(ValueError, match="was started with stagger = True, not False"):
+        small(algo, run, resume=True, overrides=[*SMALL[algo], "stagger=false"])
 
 
 def test_an_evaluation_only_the_end_called_for_is_taken_back(tmp_path):
