@@ -4,9 +4,11 @@ python benchmarks/tune.py catchup --out tuning.json
 python benchmarks/tune.py slowdown --seeds 3 --out scale.json \
     --tried environment.collision_scale=1 environment.collision_scale=0.5
 
-Every candidate differs from the preset ``tuned`` by the listed overrides; the first is the preset itself. It is trained
-on training seeds, which start at 100, and the sampled policy then plays 64 episodes of training draws. Evaluation draws
-are never seen. Candidates are listed below: what matters most for each algorithm, step sizes and how often it learns.
+Every candidate is the preset ``tuned`` with the listed overrides; with ``--tried`` the preset itself is the first. It is
+trained on training seeds, which start at 100, and its sampled policy then plays 64 episodes of training draws: at the
+end, and before it at the four marks that divide the last two fifths of the steps. Its level is the mean of these, for
+what is learnt comes and goes. Evaluation draws are never seen. Candidates are listed below: what matters most for each
+algorithm, step sizes and how often it learns.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -29,31 +32,35 @@ from dmpo_deep.train import train
 
 CANDIDATES: Mapping[str, Sequence[Sequence[str]]] = {
     "ia2c": (
-        (),
-        ("lr_actor=1e-3",),
-        ("lr_actor=3e-3",),
+        ("lr_actor=1e-2", "lr_critic=1e-3", "copies=16"),
+        ("lr_actor=1e-3", "lr_critic=1e-3", "copies=16"),
+        ("lr_actor=3e-3", "lr_critic=1e-3", "copies=16"),
         ("lr_actor=3e-3", "lr_critic=3e-3", "copies=8"),
     ),
     "ic3net": (
-        (),
-        ("lr=1e-3",),
+        ("lr=3e-3", "updates=1", "minibatches=1"),
+        ("lr=1e-3", "updates=1", "minibatches=1"),
         ("lr=1e-3", "updates=5", "minibatches=4"),
-        ("updates=5", "minibatches=4"),
+        ("lr=3e-3", "updates=5", "minibatches=4"),
     ),
-    "dppo": (
-        (),
-        ("lr_actor=1e-3",),
-        ("rollout_steps=75", "minibatches=2"),
-        ("lr_actor=3e-3", "lr_critic=3e-3"),
+    **dict.fromkeys(
+        ("dppo", "cppo"),
+        (
+            ("lr_actor=2e-3", "lr_critic=1e-3", "rollout_steps=150", "minibatches=4"),
+            ("lr_actor=1e-3", "lr_critic=1e-3", "rollout_steps=150", "minibatches=4"),
+            ("lr_actor=3e-3", "lr_critic=3e-3", "rollout_steps=150", "minibatches=4"),
+            ("lr_actor=2e-3", "lr_critic=1e-3", "rollout_steps=75", "minibatches=2"),
+        ),
     ),
-    "cppo": (
-        (),
-        ("lr_actor=2e-3",),
-        ("lr_actor=2e-3", "rollout_steps=75", "minibatches=2"),
-        ("lr_actor=3e-3", "lr_critic=3e-3"),
+    "dmpo": (
+        ("lr_actor=1e-3", "rollout_steps=75", "warmup_steps=150", "model_rounds=3"),
+        ("lr_actor=1e-3", "rollout_steps=150", "warmup_steps=300", "model_rounds=3"),
+        ("lr_actor=1e-3", "rollout_steps=75", "warmup_steps=150", "model_rounds=2"),
+        ("lr_actor=2e-3", "rollout_steps=75", "warmup_steps=150", "model_rounds=3"),
     ),
-    "dmpo": ((), ("rollout_steps=150", "warmup_steps=300"), ("model_rounds=2",), ("lr_actor=2e-3",)),
 }
+MARKS = (0.6, 0.7, 0.8, 0.9, 1.0)
+"""Parts of the steps after which a candidate plays."""
 
 
 @one_thread()
@@ -62,6 +69,17 @@ def level(run: Path, copies: int = 64) -> float:
     agents, config = load_agents(run)
     env = make_env(config.task, copies, **config.preset.environment)
     return play(env, agents.policy(), np.random.default_rng(54321), np.random.default_rng(0)).mean
+
+
+def candidate(task: str, algo: str, seed: int, steps: int, overrides: Sequence[str]) -> list[float]:
+    """Levels of one run at all marks."""
+    with tempfile.TemporaryDirectory() as folder:
+        found = []
+        for mark in MARKS:
+            options: dict[str, Any] = {"eval_every": 10 * steps, "progress": False, "resume": bool(found)}
+            run = train(task, algo, seed, round(mark * steps), Path(folder) / "run", overrides=overrides, **options)
+            found.append(level(run))
+    return found
 
 
 def main() -> None:
@@ -79,20 +97,8 @@ def main() -> None:
     found = []
     for algo in options.algorithms:
         for overrides in [(), *((pair,) for pair in options.tried)] if options.tried else CANDIDATES[algo]:
-            levels, start = [], time.process_time()
-            for seed in range(100, 100 + options.seeds):
-                with tempfile.TemporaryDirectory() as folder:
-                    run = train(
-                        options.task,
-                        algo,
-                        seed,
-                        options.steps,
-                        Path(folder) / "run",
-                        overrides=overrides,
-                        eval_every=10 * options.steps,
-                        progress=False,
-                    )
-                    levels.append(level(run))
+            start, seeds = time.process_time(), range(100, 100 + options.seeds)
+            levels = [candidate(options.task, algo, seed, options.steps, overrides) for seed in seeds]
             row = {"algo": algo, "overrides": list(overrides), "levels": levels, "cpu": time.process_time() - start}
             found.append(row)
             sys.stdout.write(f"{algo:7s} {' '.join(overrides):45s} {np.mean(levels):9.1f}  {row['cpu']:.0f} CPU-s\n")

@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-EXTRAS = ("", "deep", "plot", "export", "sumo", "gui", "cluster")
+EXTRAS = ("", "deep", "plot", "video", "export", "sumo", "gui", "cluster")
 PYTHONS = ("3.11", "3.12", "3.13")
 PLATFORMS = {
     "Linux x86-64": "x86_64-manylinux_2_28",
