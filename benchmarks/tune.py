@@ -4,11 +4,11 @@ python benchmarks/tune.py catchup --out tuning.json
 python benchmarks/tune.py slowdown --seeds 3 --out scale.json \
     --tried environment.collision_scale=1 environment.collision_scale=0.5
 
-Every candidate is the preset ``tuned`` with the listed overrides; with ``--tried`` the preset itself is the first. It is
-trained on training seeds, which start at 100, and its sampled policy then plays 64 episodes of training draws: at the
-end, and before it at the four marks that divide the last two fifths of the steps. Its level is the mean of these, for
-what is learnt comes and goes. Evaluation draws are never seen. Candidates are listed below: what matters most for each
-algorithm, step sizes and how often it learns.
+Every candidate is the preset ``tuned`` with the listed overrides; with ``--tried`` the preset itself is the first. It
+is trained on training seeds, which start at 100, and its sampled policy then plays 64 episodes of training draws: at
+the end, and before it at the four marks that divide the last two fifths of the steps. Its level is the mean of these,
+for what is learnt comes and goes. Evaluation draws are never seen. Candidates are listed below: what matters most for
+each algorithm, step sizes and how often it learns.
 """
 
 from __future__ import annotations
