@@ -1,6 +1,6 @@
 """The paper's figures, made again from results: Fig. 4, learning; 5, radii; 6, signals; 7, what trained policies do.
 
-And one that the paper has not: what DMPO's advantage rests on.
+And two that the paper has not: what DMPO's advantage rests on, and scores against what agents receive.
 
 Each has a plan of runs in ``plans/``. Everything is interquartile means over seeds with bootstrap 95 % intervals, on
 evaluations of the sampled policy, every environment step counted.
@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from dmpo_deep import curves
 from dmpo_deep.drawing import LEGEND, Chart, NothingToDraw, column_figure, looks, save
 from dmpo_deep.evaluate import reference_levels
+from dmpo_deep.frontier import communicated
 from dmpo_deep.groups import SCORES, by_task, collect
 from dmpo_deep.pictures import draw_cars, unbroken
 from dmpo_deep.radii import ablation
@@ -86,11 +87,17 @@ def ablations(results: Sequence[Result], path: Path) -> None:
     save(compared(results), path)
 
 
+def floats(results: Sequence[Result], path: Path) -> None:
+    """Scores against floats received per agent and step."""
+    save(communicated(results), path)
+
+
 FIGURES: Mapping[str, PlannedFigure] = {
     "fig4": PlannedFigure("learning curves on the vehicle tasks", learning),
     "fig5": PlannedFigure("radii of critics and models on catch-up and the ring", radii),
     "fig6": PlannedFigure("signals: learning curves and model error", signals),
     "fig7": PlannedFigure("what trained policies do: platoon and figure eight", profiles, plays=True),
     "ablations": PlannedFigure("what DMPO's advantage on catch-up rests on", ablations),
+    "floats": PlannedFigure("scores on catch-up against the numbers that agents receive", floats),
 }
 """Those that can be made, by name; ``plans/NAME.toml`` says what is trained for each."""

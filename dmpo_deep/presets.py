@@ -123,10 +123,10 @@ _CATCHUP_TUNED: Mapping[str, OnPolicy] = {
 _SLOWDOWN_TUNED: Mapping[str, OnPolicy] = {
     "dmpo": ModelPreset(**_SLOWDOWN, **_CACC_MODEL, warmup_steps=150),
     "dmpo-true-model": TrueModelPreset(**_SLOWDOWN, **_CACC_MODEL),
-    "dppo": Preset(**_SLOWDOWN, **{**_CACC_PPO, **_FAST}, stagger=True),
-    "cppo": Preset(**_SLOWDOWN, **{**_CACC_PPO, **_FAST}, stagger=True, kappa_critic=math.inf),
+    "dppo": Preset(**_SLOWDOWN, **_CACC_PPO, stagger=True),
+    "cppo": Preset(**_SLOWDOWN, **{**_CACC_PPO, "lr_actor": 1e-3}, stagger=True, kappa_critic=math.inf),
     "ic3net": RecurrentPreset(**_SLOWDOWN, **_CACC_TALK),
-    "ia2c": IndependentPreset(**_SLOWDOWN, **_CACC_ALONE),
+    "ia2c": IndependentPreset(**_SLOWDOWN, **{**_CACC_ALONE, "lr_actor": 3e-3}),
 }
 
 # Positions that wrap hide how long the ring is; what a driver sees does not.

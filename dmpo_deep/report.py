@@ -16,6 +16,7 @@ from dmpo_deep.config import CONFIG
 from dmpo_deep.controllers import material
 from dmpo_deep.drawing import Chart, NothingToDraw, save
 from dmpo_deep.evaluate import reference_levels
+from dmpo_deep.frontier import communicated
 from dmpo_deep.groups import Group, by_task, collect
 from dmpo_deep.intervals import interquartile_mean, lower_median
 from dmpo_deep.pictures import profile
@@ -51,9 +52,10 @@ def plot(
     profiles: bool = False,
     progress: Callable[[Iterable[Path]], Iterable[Path]] = iter,
 ) -> Report:
-    """Draw what there is: ``learning``, ``thresholds``, ``model-error``, ``kappa``, ``profile-...``; write the tables.
+    """Draw what there is, and write the tables.
 
-    Figures are PNG and PDF, with the numbers behind them as CSV. ``table`` is CSV, Markdown and LaTeX.
+    Figures are ``learning``, ``thresholds``, ``model-error``, ``kappa``, ``floats`` and ``profile-...``, PNG and PDF,
+    with the numbers behind them as CSV. ``table`` is CSV, Markdown and LaTeX.
 
     Args:
         runs: run directories, and folders of results.
@@ -73,11 +75,13 @@ def plot(
         raise FileExistsError(f"{folder} exists; give another --out, or --overwrite to replace the figures in a folder")
     groups = collect(gather([Path(run) for run in runs]))
     levels = {task: _levels(task, members) for task, members in by_task(groups).items()}
+    runs_of = [run for group in groups for run in group.runs]
     charts: Mapping[str, Callable[[], Chart]] = {
         "learning": partial(curves.learning, groups, levels),
         "thresholds": partial(curves.thresholds, groups),
         "model-error": partial(curves.model_errors, groups),
-        "kappa": partial(ablation, [run for group in groups for run in group.runs]),
+        "kappa": partial(ablation, runs_of),
+        "floats": partial(communicated, runs_of),
     }
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.iterdir():

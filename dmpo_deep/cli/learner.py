@@ -234,10 +234,12 @@ def plot(runs: Positional[tuple[Path, ...]], out: Path, overwrite: bool = False,
                        ended before
         model-error    error of learned models, against environment steps and against steps in the model
         kappa          score and model error against kappa, if radii were varied: dmpo sweep --vary kappa_critic 0 1 2
+        floats         score against the numbers that agents receive, kappa beside runs that differ in a radius
         profile-...    with --profiles: what a policy does in the first evaluation episode. Cars: time-space diagram,
                        speeds, headways. Signals: who waits where, queues, arrivals, backlog
         table          final returns, scores and steps to scores, as .csv, .md and .tex (booktabs)
         summary        scores at 10,000, 30,000 and 100,000 steps, and costs; each-run: the same for every run
+        traffic        speeds, headways, queues and delays at the last evaluation
 
     The last lines say what was left out, and why.
 

@@ -111,7 +111,8 @@ def reproduce(
 ) -> None:
     """Make a figure of the paper again: fig4 (learning), fig5 (radii), fig6 (signals) or fig7 (trained policies).
 
-    Or one that the paper has not: ablations, what DMPO's advantage on catch-up rests on.
+    Or one that the paper has not: ablations, what DMPO's advantage on catch-up rests on, or floats, scores against what
+    agents receive.
 
     Runs of the figure's plan, dmpo_deep/plans/, that RESULTS holds already are taken from there, unless they are stale;
     the others are trained like a sweep: the same command goes on where it was stopped. Fig. 7 plays the policies, so
@@ -166,7 +167,7 @@ def reproduce(
     chosen.draw(sources, folder / figure)
     summary.write(collect([known[key] for key in drawn]), folder)
     print(f"{figure}: {chosen.title}, from {len(drawn)} of {len(jobs)} runs")
-    files = f"{figure}.png, .pdf and .csv, summary and each-run as .csv and .md"
+    files = f"{figure}.png, .pdf and .csv; summary, each-run and traffic as .csv and .md"
     print(f"Results: {folder} ({files}; next: dmpo collect {trained}/*)")
 
 

@@ -17,6 +17,7 @@ from dmpo_deep.config import CONFIG, read_config
 from dmpo_deep.drawing import NothingToDraw
 from dmpo_deep.envs import evaluation_env
 from dmpo_deep.figures import FIGURES, PLANS
+from dmpo_deep.frontier import communicated
 from dmpo_deep.radii import ablation, by_radius
 from dmpo_deep.results import Result, from_run, read
 from dmpo_deep.sweep import check
@@ -46,8 +47,11 @@ def test_plans_can_be_run(name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name, figure in FIGURES.items() if not figure.plays])
 def test_figures_can_be_drawn(result: Result, tmp_path: Path, name: str) -> None:
-    varied = [{"kappa_critic": 0}, {"kappa_critic": 1}, {"kappa_model": 0}] if name == "fig5" else [{}]
-    several = [with_radii(result, seed, **radii) for radii in varied for seed in range(3)]
+    radii = name in ("fig5", "floats")
+    varied = [{"kappa_critic": 0}, {"kappa_critic": 1}, {"kappa_model": 0}] if radii else [{}]
+    several = [with_radii(result, seed, **way) for way in varied for seed in range(3)]
+    if name == "floats":
+        several = [hearing(run, 10.0 * run.hyperparameters["kappa_critic"]) for run in several]
     FIGURES[name].draw(several, tmp_path / name)
     assert {path.name for path in tmp_path.iterdir()} == {f"{name}.png", f"{name}.pdf", f"{name}.csv"}
 
@@ -73,6 +77,35 @@ def with_radii(result: Result, seed: int, **radii: float | str) -> Result:
     last = {**result.rows[-1], "eval_score": score}
     overrides = (*result.overrides, *(f"{name}={kappa}" for name, kappa in radii.items()))
     return replace(result, seed=seed, overrides=overrides, hyperparameters=values, rows=(last | {"model_error": 1.0},))
+
+
+def hearing(run: Result, floats: float) -> Result:
+    """A run whose agents receive so many numbers."""
+    heard = {"floats_policy": 5.0, "floats_critic": floats, "floats_model": None, "floats_gates": None}
+    return replace(run, rows=tuple({**row, **heard} for row in run.rows))
+
+
+def test_scores_stand_beside_all_numbers_received(result: Result) -> None:
+    result = replace(result, overrides=())
+    ways: list[dict[str, float]] = [{"kappa_critic": 0}, {"kappa_critic": 3}, {"kappa_model": 4}, {}]
+    runs = [hearing(with_radii(result, s, **way), 100.0 + s) for way in ways for s in range(3)]
+    rival = hearing(replace(with_radii(result, 0), algo="dppo", overrides=()), 7.0)
+    rival = replace(rival, rows=tuple({**row, "eval_score": 0.25} for row in rival.rows))
+    chart = communicated([*runs, rival])
+    told = {(row["series"], row["kappa"]): (row["floats"], row["score"], row["seeds"]) for row in chart.rows}
+    assert told == {
+        ("kappa of DMPO: critic", "0"): (106.0, 2.0, 3),
+        ("kappa of DMPO: critic", "2"): (106.0, 22.0, 3),
+        ("kappa of DMPO: critic", "3"): (106.0, 32.0, 3),
+        ("kappa of DMPO: model", "1"): (106.0, 22.0, 3),  # the preset's runs stand for both
+        ("kappa of DMPO: model", "4"): (106.0, 25.0, 3),
+        ("DPPO", ""): (12.0, 0.25, 1),
+    }
+    with pytest.raises(NothingToDraw, match="no two algorithms or radii"):
+        communicated(runs[:3])
+    unscored = {**rival.rows[0], "eval_score": None}
+    with pytest.raises(NothingToDraw, match="no two algorithms or radii"):
+        communicated([*runs[:3], replace(rival, rows=(unscored,))])
 
 
 def test_radii_are_told_apart(result: Result) -> None:
