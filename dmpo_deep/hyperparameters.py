@@ -36,6 +36,8 @@ class OnPolicy:
     """Weight of the entropy bonus, Eq. 10's beta."""
     normalize_advantage: bool = True
     """Normalise advantages per agent over the batch; then the 1/n of Eq. 9 is immaterial."""
+    lr_half: float = math.inf
+    """Gradient steps after which the step sizes of actors and critics have halved; inf keeps them."""
     action_sd: float = 0.5
     """Standard deviation of continuous actions at the start, in units of half their range."""
     environment: Mapping[str, Any] = field(default_factory=dict)
@@ -194,7 +196,7 @@ class ModelPreset(Branching, Preset):
             )
 
 
-LATER: Mapping[str, Any] = {"real_rounds": 0, "stagger": False}
+LATER: Mapping[str, Any] = {"real_rounds": 0, "stagger": False, "lr_half": math.inf}
 """Fields that came after the first results, with the value that changes nothing.
 
 At it they are left out of what identifies a run, so that earlier runs remain what they are.
@@ -211,6 +213,7 @@ _RANGES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "value_weight": _POSITIVE,
     "holdout": (lambda x: 0 <= x < 1, "in [0, 1)"),
     "kl_stop": (lambda x: x > 0, "positive; inf never stops"),
+    "lr_half": (lambda x: x > 0, "positive; inf keeps step sizes"),
     **dict.fromkeys(("hidden", "hidden_model"), _WIDTHS),
     **dict.fromkeys(("reward_scale", "action_sd", "lr", "lr_actor", "lr_critic", "lr_model", "clip"), _POSITIVE),
     **dict.fromkeys(("copies", "rollout_steps", "updates", "minibatches", "warmup_steps", "model_batch"), _COUNT),

@@ -37,6 +37,7 @@ class IndependentAgents(LocalAgents):
         Raises:
             FloatingPointError: a loss or weight is not finite any more.
         """
+        self.set_step_sizes()
         target, advantage = map(agents_first, self.estimates(data))
         if self.preset.normalize_advantage:
             advantage = normalized(advantage)

@@ -28,7 +28,7 @@ from dmpo_deep.communication import others
 from dmpo_deep.envs import NetworkedEnv
 from dmpo_deep.hyperparameters import RecurrentPreset
 from dmpo_deep.learner import ModelFree
-from dmpo_deep.nets import descend, require_finite, stacked, tensor
+from dmpo_deep.nets import descend, require_finite, set_step_size, stacked, tensor
 from dmpo_deep.policies import Categorical, Head, local_head
 from dmpo_deep.ppo import agents_first, clipped_loss, divergence, lambda_return, minibatches, normalized
 from dmpo_deep.rollout import Trajectory
@@ -224,6 +224,7 @@ class TalkingAgents:
             FloatingPointError: a weight is not finite any more.
         """
         preset, data = self.preset, talk.data
+        set_step_size(self.optimizer, preset.lr, self.gradient_steps, preset.lr_half)
         target, advantage = map(agents_first, self.estimates(talk))
         if preset.normalize_advantage:
             advantage = normalized(advantage)

@@ -78,6 +78,12 @@ def tensor(x: np.ndarray) -> Tensor:
     return torch.from_numpy(x).to(torch.get_default_device())
 
 
+def set_step_size(optimizer: torch.optim.Optimizer, lr: float, steps: int, half: float) -> None:
+    """``lr / (1 + steps / half)``: half of ``lr`` after ``half`` gradient steps, a third after twice as many."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr / (1 + steps / half)
+
+
 def require_finite(kind: str, network: nn.Module, n: int | None = None) -> None:
     """Raise ``FloatingPointError`` naming the agents whose weights are not finite.
 

@@ -25,7 +25,7 @@ from dmpo_deep import communication
 from dmpo_deep.envs import NetworkedEnv, Policy
 from dmpo_deep.hyperparameters import ActorCritic, Preset
 from dmpo_deep.learner import ModelFree
-from dmpo_deep.nets import LocalNets, agents_of, descend, require_finite, tensor
+from dmpo_deep.nets import LocalNets, agents_of, descend, require_finite, set_step_size, tensor
 from dmpo_deep.policies import Actor, local_head
 from dmpo_deep.rollout import Trajectory
 
@@ -137,6 +137,12 @@ class LocalAgents(ABC):
         self.actor_optimizer = torch.optim.Adam(self.actor.parameters(), lr=preset.lr_actor)
         self.critic_optimizer = torch.optim.Adam(self.critic.parameters(), lr=preset.lr_critic)
         self.gradient_steps = 0
+
+    def set_step_sizes(self) -> None:
+        """Those for the gradient steps taken so far; to be called before each update."""
+        preset, steps = self.preset, self.gradient_steps
+        set_step_size(self.actor_optimizer, preset.lr_actor, steps, preset.lr_half)
+        set_step_size(self.critic_optimizer, preset.lr_critic, steps, preset.lr_half)
 
     @abstractmethod
     def policy_loss(self, log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor) -> Tensor:
@@ -250,6 +256,7 @@ class Agents(LocalAgents):
         Raises:
             FloatingPointError: a loss or weight is not finite any more.
         """
+        self.set_step_sizes()
         preset, batch = self.preset, self._batch(data)
         rows, left_out, crews = [], [], self.crews()
         going = torch.ones(len(batch.target), dtype=torch.bool)

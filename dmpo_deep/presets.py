@@ -77,6 +77,7 @@ _AUTHORS_EVERYWHERE: Mapping[str, Any] = {
     "entropy": 0.0,
     "minibatches": 1,
     "normalize_advantage": True,
+    "lr_half": math.inf,
     "model_steps": 500,
     "holdout": 0.0,
     "ensemble": 1,

@@ -39,14 +39,32 @@ TINY |= {
 }
 
 
-def learner(task, algo, seed=3):
+def learner(task, algo, seed=3, **values):
     preset = get_preset(task, algo)
-    preset = replace(preset, **{name: value for name, value in TINY.items() if hasattr(preset, name)})
+    preset = replace(preset, **{name: value for name, value in (TINY | values).items() if hasattr(preset, name)})
     return ALGORITHMS[algo](make_env(task, preset.copies, gamma=preset.gamma, **preset.environment), preset, seed)
 
 
 def timeless(row):
     return {name: value for name, value in row.items() if not name.startswith("seconds")}
+
+
+@pytest.mark.parametrize("algo", ALGORITHMS)
+@one_thread()
+def test_step_sizes_halve(algo):
+    made = learner("catchup", algo, lr_half=6.0)
+    agents, preset = made.agents, made.preset
+    optimizers = {name: part for name, part in vars(agents).items() if isinstance(part, torch.optim.Optimizer)}
+    fields = {"actor_optimizer": "lr_actor", "critic_optimizer": "lr_critic", "optimizer": "lr"}
+    before = []
+    original = agents.update
+    agents.update = lambda *given: before.append(agents.gradient_steps) or original(*given)
+    while agents.gradient_steps < 12:
+        made.epoch()
+    assert before[0] == 0 < before[-1] < agents.gradient_steps
+    for name, optimizer in optimizers.items():
+        (group,) = optimizer.param_groups
+        assert group["lr"] == getattr(preset, fields[name]) / (1 + before[-1] / 6)
 
 
 @pytest.mark.parametrize(("task", "algo"), PRESETS)
