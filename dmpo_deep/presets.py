@@ -114,8 +114,8 @@ _CACC_TALK: Mapping[str, Any] = {"copies": 16, "rollout_steps": 25, "lr": 3e-3}
 _CACC_ALONE: Mapping[str, Any] = {"copies": 16, "rollout_steps": 10, "critic_steps": 4, "lr_actor": 1e-2}
 _FAST: Mapping[str, Any] = {"lr_actor": 3e-3, "lr_critic": 3e-3}
 _CATCHUP_TUNED: Mapping[str, OnPolicy] = {
-    "dmpo": ModelPreset(**_CATCHUP, **_CACC_MODEL, warmup_steps=150),
-    "dmpo-true-model": TrueModelPreset(**_CATCHUP, **_CACC_MODEL),
+    "dmpo": ModelPreset(**_CATCHUP, **_CACC_MODEL, warmup_steps=150, lr_half=2000.0),
+    "dmpo-true-model": TrueModelPreset(**_CATCHUP, **_CACC_MODEL, lr_half=2000.0),
     "dppo": Preset(**_CATCHUP, **_CACC_PPO, stagger=True),
     "cppo": Preset(**_CATCHUP, **{**_CACC_PPO, "lr_actor": 1e-3}, kappa_critic=math.inf),
     "ic3net": RecurrentPreset(**_CATCHUP, **_CACC_TALK, updates=5, minibatches=4),
