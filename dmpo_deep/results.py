@@ -141,11 +141,17 @@ def _traffic(run: Path, last: Row) -> dict[tuple[str, str], float]:
     if not path.is_file():
         return {}
     draws: dict[str, list[dict[str, float]]] = {}
-    with path.open(newline="") as file:
-        for line in csv.DictReader(file):
-            draws.setdefault(line.pop("policy"), []).append({name: float(cell) for name, cell in line.items()})
-    means = {(policy, name): float(np.mean([d[name] for d in of])) for policy, of in draws.items() for name in of[0]}
-    if any(not math.isclose(means[policy, "metric"], last[f"eval_{policy}"] or math.nan) for policy in draws):
+    try:
+        with path.open(newline="") as file:
+            for line in csv.DictReader(file):
+                draws.setdefault(line.pop("policy"), []).append({name: float(cell) for name, cell in line.items()})
+        means = {
+            (policy, name): float(np.mean([d[name] for d in of])) for policy, of in draws.items() for name in of[0]
+        }
+        metrics = {policy: means[policy, "metric"] for policy in ("sampled", "greedy")}
+    except (KeyError, ValueError, TypeError) as error:
+        raise ValueError(f"{path} is damaged ({error}); dmpo evaluate {run} writes it anew") from error
+    if any(not math.isclose(mean, last[f"eval_{policy}"] or 0.0) for policy, mean in metrics.items()):
         return {}
     return {key: mean for key, mean in means.items() if key[1] not in ("draw", "metric", "collided")}
 

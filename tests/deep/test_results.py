@@ -50,8 +50,15 @@ def test_traffic_is_that_of_the_last_evaluation(run: Path, tmp_path: Path) -> No
     lines = (run / EVALUATION).read_text().splitlines()
     (tmp_path / "other" / EVALUATION).write_text("\n".join(lines[:-1]) + "\n")  # as if of other policies
     assert from_run(tmp_path / "other").traffic == {}
+    for damage in (lines[:2], ["policy,draw,metric", "sampled,0,much"]):
+        (tmp_path / "other" / EVALUATION).write_text("\n".join(damage) + "\n")
+        with pytest.raises(ValueError, match=r"evaluation.csv is damaged .*; dmpo evaluate .*other writes it anew"):
+            from_run(tmp_path / "other")
     (tmp_path / "other" / EVALUATION).unlink()
     assert from_run(tmp_path / "other").traffic == {}
+    still = {"eval_sampled": 0.0, "eval_greedy": 0.0}  # a metric of 0 is one, too
+    (tmp_path / "other" / EVALUATION).write_text("policy,draw,metric,speed\nsampled,0,0.0,1.5\ngreedy,0,0.0,2.5\n")
+    assert results._traffic(tmp_path / "other", still) == {("sampled", "speed"): 1.5, ("greedy", "speed"): 2.5}
     results.add([from_run(run)], tmp_path)
     with (tmp_path / TRAFFIC).open("a") as file:
         file.write("catchup,x,sampled,speed,fast\n")
