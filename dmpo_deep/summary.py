@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 MARKS = (10_000, 30_000, 100_000)
 """Environment steps, warm-up included, at which algorithms are compared."""
-ON_THE_WAY = (3_000, 6_000, 12_000, 30_000, 50_000)
+ON_THE_WAY = (3_000, 6_000, 12_000, 20_000)
 """Environment steps at which every run is shown by itself."""
 LEVELS = (0.0, 0.5, 0.9)
 """Normalised scores whose first reaching is counted."""

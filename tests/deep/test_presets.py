@@ -12,6 +12,7 @@ pytest.importorskip("torch")
 from benchmarks.incentives import collision, discounted, driving, rewards
 from dmpo_deep.algorithms import ALGORITHMS
 from dmpo_deep.config import from_config, to_config
+from dmpo_deep.controllers import CONTROLLERS
 from dmpo_deep.envs import make_env
 from dmpo_deep.hyperparameters import LATER, ModelPreset, Preset, RecurrentPreset
 from dmpo_deep.presets import PRESETS, get_preset, override, paper_fields
@@ -178,14 +179,14 @@ def test_crashing_at_once_is_never_the_best_thing_to_do(task):
     """Or else learning well means learning to crash: a fifth of the tail does it on slow-down, not on catch-up."""
     tuned = [presets["tuned"] for (on, _), presets in PRESETS.items() if on == task]
     for scale, gamma in {(preset.environment["collision_scale"], preset.gamma) for preset in tuned}:
-        assert collision(task, scale, gamma) > 2 * driving(task, "linear", gamma)
-    assert collision("slowdown", 0.2) < driving("slowdown", "linear")
+        assert collision(task, scale, gamma) > 2 * driving(task, CONTROLLERS[task]["linear"].make, gamma)[0]
+    assert collision("slowdown", 0.2) < driving("slowdown", CONTROLLERS["slowdown"]["linear"].make)[0]
 
 
 def test_on_the_ring_driving_pays_beyond_a_discount_of_0_995_only():
     """Gaining u costs 40 u and brings at most 0.2 u / (1 - gamma); the paper's preset makes standing still best."""
     assert get_preset("ring", "dmpo", "paper").gamma == 0.99
-    drives = rewards("ring", "proportional-0.1", 2, observation="local")
+    drives = rewards("ring", CONTROLLERS["ring"]["proportional-0.1"].make, 2, observation="local")
     assert discounted(drives, 0.99) < 0 < discounted(drives, 0.998)
     env, rng = make_env("ring", 3, length=270.0, gamma=0.99), np.random.default_rng(0)
     env.reset(rng)
