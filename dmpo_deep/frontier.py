@@ -89,7 +89,8 @@ def _count_floats(axes: Axes) -> None:
 def _draw(axes: Axes, rows: Sequence[Mapping[str, Any]], look: Look) -> None:
     floats, scores = ([row[name] for row in rows] for name in ("floats", "score"))
     name = rows[0]["series"].replace("kappa", r"$\kappa$")
-    axes.plot(floats, scores, marker="o", markersize=3, linewidth=0.8, label=name, **look)
+    mark = "o" if look["linestyle"] == "-" else "s"  # colours that come again have other dashes, which points lack
+    axes.plot(floats, scores, marker=mark, markersize=3, linewidth=0.8, label=name, **look)
     for row in rows:
         if row["low"] == row["low"]:
             axes.vlines(row["floats"], row["low"], row["high"], color=look["color"], linewidth=0.8)
