@@ -8,7 +8,7 @@ against the exact gradient of all agents' return.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -127,6 +127,7 @@ def check_update(setting: Setting, kappa: float, data: Trajectory) -> list[Findi
         sums = np.bincount(states_of(setting.mdp, members), weights=setting.law * expected_surprise[i])
         expected_step[i, : len(sums)] = 2 * sums
     slopes, scores = sampled_gradient(agents, data), 2 * surprise(agents, data)
+    agents.preset = replace(agents.preset, lr_actor=1.0, lr_critic=1.0)
     agents.actor_optimizer = torch.optim.SGD(agents.actor.parameters(), lr=1.0)  # type: ignore[assignment]
     agents.critic_optimizer = torch.optim.SGD(agents.critic.parameters(), lr=1.0)  # type: ignore[assignment]
     before = [nets.table.detach().double().numpy().copy() for nets in (actor, critic)]

@@ -245,7 +245,7 @@ def test_simulated_steps_are_no_environment_steps():
 
 def test_a_simulator_whose_state_cannot_be_kept_is_refused():
     class Sealed:
-        task, batch, warmup_steps = "sealed", 1, 0
+        task, batch, horizon, warmup_steps = "sealed", 1, 10, 0
 
         def state_dict(self):
             raise RuntimeError("no state")

@@ -58,7 +58,7 @@ def test_figure_and_table_of_two_algorithms(tmp_path):
             *("summary.csv", "summary.md", "each-run.csv", "each-run.md"),
         }
     )
-    assert set(report.left_out) == {"thresholds", "model-error", "kappa", "profiles"}
+    assert set(report.left_out) == {"thresholds", "model-error", "kappa", "floats", "profiles"}
     assert "no run has a normalised score" in report.left_out["thresholds"]
     with (out / "table.csv").open() as file:
         table = {row["label"]: row for row in csv.DictReader(file)}
