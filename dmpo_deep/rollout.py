@@ -48,6 +48,7 @@ Forget = Callable[[np.ndarray], None]
 
 
 NO_LIMIT = np.iinfo(np.int64).max
+"""Of steps: the episode is not cut."""
 
 
 def rollout(
