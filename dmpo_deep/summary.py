@@ -45,6 +45,11 @@ def value_at(result: Result, steps: int, column: str) -> float:
     return math.nan
 
 
+def worst_since(result: Result, steps: float) -> float:
+    """The lowest mean metric of the sampled policy at all evaluations from ``steps`` on."""
+    return min(row["eval_sampled"] or 0.0 for row in result.rows if (row["env_steps"] or 0) >= steps)
+
+
 def cpu_seconds(result: Result, steps: int) -> float:
     """Processor time until then, without evaluations."""
     parts = [value_at(result, steps, f"seconds_cpu_{phase}") for phase in ("collect", "model", "imagine", "update")]
@@ -105,6 +110,7 @@ def _run(group: Group, run: Result) -> dict[str, str]:
     last, collided = run.steps, ("eval_collisions", "eval_collisions_greedy")
     line["steps"] = f"{last:,}"
     line["sampled"], line["greedy"] = (_number(value_at(run, last, name)) for name in ("eval_sampled", "eval_greedy"))
+    line["worst, second half"] = _number(worst_since(run, last / 2))
     line["collided"] = " / ".join(_number(value_at(run, last, name)) for name in collided)
     for kind, column in (("", "eval_score"), (", greedy", "eval_score_greedy")):
         soon = first_reached(run, 0.0, column)

@@ -19,7 +19,7 @@ from dmpo_deep.groups import collect
 from dmpo_deep.intervals import ratio_of_medians
 from dmpo_deep.log import PROGRESS
 from dmpo_deep.results import TRAFFIC, add, from_run, gather, read, stale
-from dmpo_deep.summary import each_run, first_reached, rows, value_at, write
+from dmpo_deep.summary import each_run, first_reached, rows, value_at, worst_since, write
 from dmpo_theory import files
 from tests.deep.runs import small
 
@@ -199,6 +199,9 @@ def test_summary_counts_by_hand(run: Path) -> None:
     assert line["steps to 0.9"] == "- (1/4)"
     assert slow["steps to 0"].startswith("15,000 (4/4), 3.0 [")
     assert slow["steps to 0.5"] == "- (0/4)"
+    metrics = zip(runs[0].rows, (-9.0, -5.0, -2.0), strict=True)
+    falls = replace(runs[0], rows=tuple({**row, "eval_sampled": x} for row, x in metrics))
+    assert [worst_since(falls, steps) for steps in (0, 5_000, 7_500, 15_000)] == [-9, -9, -5, -2]
     alone = each_run(collect(runs))
     assert [run["seed"] for run in alone] == ["0", "1", "2", "3"]
     assert [run["score 0 after"] for run in alone] == ["10,000", "5,000", "-", "5,000"]
