@@ -6,7 +6,8 @@ Discounted returns of an agent from the start of an episode, means over agents a
 driving costs at the discount of the presets, in training units, and what a collision at once is charged; if that is
 less than the best controller's cost, learning well means crashing. On the ring: what controllers are worth at several
 discounts. Standing still is worth 0. Going faster by u, once and for all, costs 40 u and brings at most 0.2 u / (1 -
-gamma), so that up to gamma = 0.995 nothing is worth more.
+gamma), so that up to gamma = 0.995 nothing is worth more. Then, for cars that stand or tremble about zero: what one of
+them gets for setting out alone, its neighbourhood of critic radius 3 with it, and each of 22 that set out together.
 
 With run directories of a platoon: what their policies pay, beside the best controller, in all and in each ten seconds.
 """
@@ -23,9 +24,12 @@ import numpy as np
 
 from dmpo_deep.controllers import CONTROLLERS
 from dmpo_deep.envs import Policy, make_env
+from dmpo_deep.envs.ring import CARS, HORIZON
 from dmpo_deep.evaluate import load_agents
+from dmpo_theory import graph
 
 PLATOONS, DRIVERS, GAMMA = ("catchup", "slowdown"), ("linear", "mixture", "always", "random"), 0.99
+TREMBLES = (0.0, 0.05, 0.2)
 RING, GAMMAS = ("proportional-0.1", "proportional-0.3", "linear", "random"), (0.99, 0.995, 0.998, 0.999)
 
 
@@ -37,6 +41,28 @@ def rewards(task: str, make: Callable[[Any], Policy], copies: int, **options: An
         obs, reward, *_ = env.step(policy(obs, rng)[0])
         rows.append(float(reward.mean()))
     return np.array(rows)
+
+
+def setting_out(tremble: float, gamma: float) -> tuple[float, float, float]:
+    """Discounted gain of 0.05 m/s^2 more for ever: a lone car's, its neighbourhood's with it, each of all cars.
+
+    Args:
+        tremble: standard deviation of everybody's acceleration in m/s^2, the same draws for all that is compared.
+        gamma: discount.
+    """
+    copies, weights = 32, gamma ** np.arange(HORIZON)
+
+    def worth(more: np.ndarray) -> np.ndarray:
+        env, rng = make_env("ring", copies), np.random.default_rng(0)
+        env.reset(rng)
+        action = (np.clip(more + tremble * rng.standard_normal((copies, CARS)), -1, 1) for _ in weights)
+        result: np.ndarray = weights @ np.stack([env.step(a[..., None])[1].mean(axis=0) for a in action])
+        return result
+
+    car, stays = CARS // 2, worth(np.zeros(CARS))
+    lone = worth(0.05 * (np.arange(CARS) == car)) - stays
+    together = worth(np.full(CARS, 0.05)) - stays
+    return float(lone[car]), float(lone[graph.ring(CARS).mask(3)[car]].sum()), float(together.mean())
 
 
 def discounted(reward: np.ndarray, gamma: float) -> float:
@@ -89,6 +115,9 @@ def main() -> None:
         reward = rewards("ring", CONTROLLERS["ring"][name].make, 16, observation="local")
         worth = ", ".join(f"{discounted(reward, gamma):+.2f} at {gamma:g}" for gamma in GAMMAS)
         sys.stdout.write(f"ring: {CONTROLLERS['ring'][name].label} is worth {worth}\n")
+    for tremble in TREMBLES:
+        gains = ("{:+.2f}, {:+.2f}, {:+.2f} at {:g}".format(*setting_out(tremble, gamma), gamma) for gamma in GAMMAS)
+        sys.stdout.write(f"ring, trembling by {tremble:g}: lone car, neighbourhood, each of all: {'; '.join(gains)}\n")
 
 
 if __name__ == "__main__":

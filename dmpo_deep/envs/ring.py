@@ -100,6 +100,8 @@ class Ring:
         noise: standard deviation of human acceleration in m/s^2 per square root of a second.
         start: ``"even"``, or ``"bunched"`` with a hole of 50 m ahead of the last car; all at rest.
         warmup: steps at the start of an episode in which learning cars follow their safe speed.
+        exploring_starts: share of episodes that start with all cars at a random speed up to the equilibrium, for
+            training: where all stand, a car that starts alone only loses by it. Without effect if ``draws`` are given.
         observation: ``"paper"`` is ``v/30`` and the position as a fraction of the ring; ``"local"`` is speed, headway
             and the leader's speed over 10 m/s, 20 m and 10 m/s, which do not hide the ring's length.
         limit: largest acceleration of a learning car; inf for none.
@@ -127,6 +129,7 @@ class Ring:
         noise: float = 0.2,
         start: str = "even",
         warmup: int = 0,
+        exploring_starts: float = 0.0,
         observation: str = "paper",
         limit: float = 1.0,
         beyond_limit: str = "refuse",
@@ -150,6 +153,10 @@ class Ring:
                 "limit and a warm-up of at least 0 steps"
             )
         hole = HOLE if start == "bunched" else 0.0
+        if not 0 <= exploring_starts <= 1:
+            raise ValueError(f"exploring_starts = {exploring_starts}; give a share of episodes, 0 to 1")
+        if exploring_starts and backend == "sumo":
+            raise ValueError("exploring_starts with backend = 'sumo', whose cars start at rest; use backend = 'numpy'")
         least = CARS * (CAR_LENGTH + SAFE.least_gap) + hole - JUNCTIONS
         if length is not None and not least <= length < np.inf:
             raise ValueError(
@@ -176,6 +183,7 @@ class Ring:
         led_by = np.searchsorted(self.learning, np.arange(CARS)) % n
         self._follows = (led_by[:, None] == np.arange(n)).astype(float)
         self._length, self._hole, self._kick = length, hole, noise * DT**1.5
+        self._exploring = exploring_starts if draws is None else 0.0
         self._noise = np.random.default_rng(0)
         self._road = None if backend == "numpy" else _simulator(batch, human, noise)
         self._circumference = np.full((batch, 1), SHORTEST + JUNCTIONS)
@@ -197,6 +205,10 @@ class Ring:
         self._circumference[where] = np.broadcast_to(length, draw.shape)[:, None] + JUNCTIONS
         circumference = self._circumference[where]
         cars = placed(circumference, self._hole)
+        if self._exploring:
+            moves, share = rng.random((2, *circumference.shape))
+            cars.speed[:] = share * equilibrium_speed(circumference - JUNCTIONS, SAFE) * (moves < self._exploring)
+            cars.leader_speed[:] = cars.speed
         if self._road is not None and where.any():
             self._road.start(float(circumference[0, 0]), cars.position[0])
         for _ in range(self.warmup_steps):

@@ -132,6 +132,25 @@ def test_lengths_are_drawn_for_each_episode_and_hidden_only_from_the_papers_obse
     assert make_env("ring", 1).reset(np.random.default_rng(0)).shape == (1, CARS, 2)
 
 
+def test_exploring_starts_are_at_one_speed_up_to_the_equilibrium_and_not_in_evaluations():
+    env = make_env("ring", 4000, exploring_starts=0.25, observation="local")
+    obs = env.reset(np.random.default_rng(0))
+    speed, most = env.traffic().speed, equilibrium_speed(env.length, SAFE)
+    assert (speed == speed[:, :1]).all()
+    np.testing.assert_array_equal(env.traffic().leader_speed, speed)
+    np.testing.assert_allclose(obs[..., 0], obs[..., 2])
+    moves = speed[:, 0] > 0
+    assert moves.mean() == pytest.approx(0.25, abs=0.03)
+    share = (speed[:, 0] / most)[moves]
+    assert share.max() < 1
+    assert np.quantile(share, [0.25, 0.5, 0.75]) == pytest.approx([0.25, 0.5, 0.75], abs=0.05)
+    reached = [env.step(np.zeros((4000, CARS, 1)))[4]["speed"] for _ in range(100)][-1]
+    np.testing.assert_allclose(reached, speed[:, 0], rtol=1e-9)  # below the equilibrium nothing slows them down
+    published = make_env("ring", 1, exploring_starts=1.0, draws=[0.5])
+    published.reset(np.random.default_rng(0))
+    assert not published.traffic().speed.any()
+
+
 def test_humans_are_spread_evenly_and_the_graph_links_learning_cars():
     for humans, diameter in ((0, 11), (11, 5), (20, 1), (21, 0)):
         env = make_env("ring", 1, humans=humans)
@@ -281,6 +300,8 @@ def test_equilibrium_is_where_nobody_accelerates():
         ({"humans": -1}, "humans = -1; give 0 to 21"),
         ({"noise": -1.0}, r"noise = -1\.0"),
         ({"warmup": -1}, "warmup = -1"),
+        ({"exploring_starts": 1.5}, r"exploring_starts = 1\.5; give a share"),
+        ({"exploring_starts": 0.5, "backend": "sumo"}, "exploring_starts with backend = 'sumo'"),
         ({"limit": 0.0}, r"limit = 0\.0"),
         ({"observation": "global"}, "observation = 'global'; give 'paper' or 'local'"),
         ({"actions": "sorted"}, "give 'aligned' or 'original'"),
