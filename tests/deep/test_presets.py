@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-from benchmarks.incentives import collision, discounted, driving, rewards
+from benchmarks.incentives import collision, discounted, driving, rewards, setting_out
 from dmpo_deep.algorithms import ALGORITHMS
 from dmpo_deep.config import from_config, to_config
 from dmpo_deep.controllers import CONTROLLERS
@@ -196,3 +196,15 @@ def test_on_the_ring_driving_pays_beyond_a_discount_of_0_995_only():
         worth += 0.995**step * env.step(action)[1]
         best = max(best, worth.max())
     assert best < 0
+
+
+@pytest.mark.parametrize("gamma", [0.99, 0.998])
+def test_among_cars_at_rest_one_that_sets_out_alone_loses(gamma):
+    """It pays 4 |a|/22 for ever, and what it drives is at most its gap, 7.3 m, at 4/(20 * 22) a step and m/s."""
+    own, neighborhood, each = setting_out(0.0, gamma)
+    price = 0.05 * 4 / 22 * (1 - gamma**3000) / (1 - gamma)
+    assert -price < own < -price + 4 / (20 * 22) * 7.3 / 0.1
+    assert own == pytest.approx(neighborhood, abs=1e-12)
+    assert own < 0
+    if gamma > 0.995:
+        assert each > 0 > own
