@@ -9,7 +9,9 @@ discounts. Standing still is worth 0. Going faster by u, once and for all, costs
 gamma), so that up to gamma = 0.995 nothing is worth more. Then, for cars that stand or tremble about zero: what one of
 them gets for setting out alone, its neighbourhood of critic radius 3 with it, and each of 22 that set out together.
 
-With run directories of a platoon: what their policies pay, beside the best controller, in all and in each ten seconds.
+With run directories of a platoon: what their policies pay, beside the best controller, in all and in each ten seconds;
+and what it would bring to the agent, to the neighbourhood that its critic judges and to everybody if one agent followed
+that controller, all others going on as they do, or if all did.
 """
 
 from __future__ import annotations
@@ -24,8 +26,9 @@ import numpy as np
 
 from dmpo_deep.controllers import CONTROLLERS
 from dmpo_deep.envs import Policy, make_env
-from dmpo_deep.envs.ring import CARS, HORIZON
+from dmpo_deep.envs.ring import CARS
 from dmpo_deep.evaluate import load_agents
+from dmpo_deep.nets import one_thread
 from dmpo_theory import graph
 
 PLATOONS, DRIVERS, GAMMA = ("catchup", "slowdown"), ("linear", "mixture", "always", "random"), 0.99
@@ -34,13 +37,19 @@ RING, GAMMAS = ("proportional-0.1", "proportional-0.3", "linear", "random"), (0.
 
 
 def rewards(task: str, make: Callable[[Any], Policy], copies: int, **options: Any) -> np.ndarray:
-    """Mean reward of an agent in each step of an episode, ``[horizon]``, in training units."""
+    """Mean reward of each agent in each step of an episode, ``[horizon, n]``, in training units."""
     env, rng = make_env(task, copies, **options), np.random.default_rng(0)
     policy, obs, rows = make(env), env.reset(rng), []
     for _ in range(env.horizon):
         obs, reward, *_ = env.step(policy(obs, rng)[0])
-        rows.append(float(reward.mean()))
+        rows.append(reward.mean(axis=0))
     return np.array(rows)
+
+
+def discounted(reward: np.ndarray, gamma: float) -> np.ndarray:
+    """Sum of ``gamma**t reward[t]`` for each agent, ``[n]``."""
+    worth: np.ndarray = gamma ** np.arange(len(reward)) @ reward
+    return worth
 
 
 def setting_out(tremble: float, gamma: float) -> tuple[float, float, float]:
@@ -50,14 +59,13 @@ def setting_out(tremble: float, gamma: float) -> tuple[float, float, float]:
         tremble: standard deviation of everybody's acceleration in m/s^2, the same draws for all that is compared.
         gamma: discount.
     """
-    copies, weights = 32, gamma ** np.arange(HORIZON)
 
     def worth(more: np.ndarray) -> np.ndarray:
-        env, rng = make_env("ring", copies), np.random.default_rng(0)
-        env.reset(rng)
-        action = (np.clip(more + tremble * rng.standard_normal((copies, CARS)), -1, 1) for _ in weights)
-        result: np.ndarray = weights @ np.stack([env.step(a[..., None])[1].mean(axis=0) for a in action])
-        return result
+        def policy(obs: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+            action = np.clip(more + tremble * rng.standard_normal(obs.shape[:2]), -1, 1)
+            return action[..., None], np.zeros(obs.shape[:2])
+
+        return discounted(rewards("ring", lambda env: policy, 32), gamma)
 
     car, stays = CARS // 2, worth(np.zeros(CARS))
     lone = worth(0.05 * (np.arange(CARS) == car)) - stays
@@ -65,15 +73,25 @@ def setting_out(tremble: float, gamma: float) -> tuple[float, float, float]:
     return float(lone[car]), float(lone[graph.ring(CARS).mask(3)[car]].sum()), float(together.mean())
 
 
-def discounted(reward: np.ndarray, gamma: float) -> float:
-    """Sum of ``gamma**t reward[t]``."""
-    return float(reward @ gamma ** np.arange(len(reward)))
-
-
 def driving(task: str, make: Callable[[Any], Policy], gamma: float = GAMMA) -> tuple[float, np.ndarray]:
     """Cost of an agent's episode, discounted, and of each 100 steps; a platoon that collides pays the frozen tail."""
     cost = -rewards(task, make, 64, collision="freeze", gamma=gamma)
-    return discounted(cost, gamma), cost.reshape(-1, 100).sum(axis=1)
+    return float(discounted(cost, gamma).mean()), cost.mean(axis=1).reshape(-1, 100).sum(axis=1)
+
+
+def replaced(task: str, learnt: Policy, who: np.ndarray) -> np.ndarray:
+    """Discounted rewards of the agents ``[n]`` if those marked in ``who [n]`` follow the best controller instead."""
+
+    def make(env: Any) -> Policy:
+        best = CONTROLLERS[task]["linear"].make(env)
+
+        def policy(obs: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+            action, log_prob = learnt(obs, rng)
+            return np.where(who, best(obs, rng)[0], action), log_prob
+
+        return policy
+
+    return discounted(rewards(task, make, 64, collision="freeze", gamma=GAMMA), GAMMA)
 
 
 def collision(task: str, scale: float, gamma: float = GAMMA) -> float:
@@ -84,7 +102,7 @@ def collision(task: str, scale: float, gamma: float = GAMMA) -> float:
 
 
 def compare(run: Path) -> None:
-    """A line for the best controller, and one for each policy of a run."""
+    """What the best controller and a run's policies pay; who would gain if one agent, or all, followed the former."""
     agents, config = load_agents(run)
     if (task := config.task) not in PLATOONS:
         raise SystemExit(f"{run} is a run of {task}; give one of {' or '.join(PLATOONS)}")
@@ -96,8 +114,17 @@ def compare(run: Path) -> None:
     for name, make in policies.items():
         paid, parts = driving(task, make)
         sys.stdout.write(f"{task}: {name} costs {paid:.1f}; undiscounted, by 100 steps, {parts.round(1).tolist()}\n")
+    network = make_env(task, 1).graph
+    now = replaced(task, agents.policy(), np.zeros(network.n, bool))
+    for agent, near in enumerate(network.mask(config.preset.kappa_critic)):
+        gain = replaced(task, agents.policy(), np.arange(network.n) == agent) - now
+        parts = f"itself {gain[agent]:+.1f}, its neighbourhood {gain[near].sum():+.1f}, everybody {gain.sum():+.1f}"
+        sys.stdout.write(f"{task}: if agent {agent} alone followed the controller: {parts}\n")
+    gain = replaced(task, agents.policy(), np.ones(network.n, bool)) - now
+    sys.stdout.write(f"{task}: if all did: everybody {gain.sum():+.1f}, each {gain.round(1).tolist()}\n")
 
 
+@one_thread()
 def main() -> None:
     """One line a task, and one a controller of the ring; or those of runs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -113,7 +140,7 @@ def main() -> None:
         sys.stdout.write(f"{task}: driving costs {paid}; a collision at once {charged}\n")
     for name in RING:
         reward = rewards("ring", CONTROLLERS["ring"][name].make, 16, observation="local")
-        worth = ", ".join(f"{discounted(reward, gamma):+.2f} at {gamma:g}" for gamma in GAMMAS)
+        worth = ", ".join(f"{discounted(reward, gamma).mean():+.2f} at {gamma:g}" for gamma in GAMMAS)
         sys.stdout.write(f"ring: {CONTROLLERS['ring'][name].label} is worth {worth}\n")
     for tremble in TREMBLES:
         gains = ("{:+.2f}, {:+.2f}, {:+.2f} at {:g}".format(*setting_out(tremble, gamma), gamma) for gamma in GAMMAS)

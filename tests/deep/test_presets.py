@@ -187,7 +187,7 @@ def test_on_the_ring_driving_pays_beyond_a_discount_of_0_995_only():
     """Gaining u costs 40 u and brings at most 0.2 u / (1 - gamma); the paper's preset makes standing still best."""
     assert get_preset("ring", "dmpo", "paper").gamma == 0.99
     drives = rewards("ring", CONTROLLERS["ring"]["proportional-0.1"].make, 2, observation="local")
-    assert discounted(drives, 0.99) < 0 < discounted(drives, 0.998)
+    assert discounted(drives, 0.99).mean() < 0 < discounted(drives, 0.998).mean()
     env, rng = make_env("ring", 3, length=270.0, gamma=0.99), np.random.default_rng(0)
     env.reset(rng)
     worth, best = np.zeros((3, 22)), -np.inf
