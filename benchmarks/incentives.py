@@ -11,7 +11,8 @@ them gets for setting out alone, its neighbourhood of critic radius 3 with it, a
 
 With run directories of a platoon: what their policies pay, beside the best controller, in all and in each ten seconds;
 and what it would bring to the agent, to the neighbourhood that its critic judges and to everybody if one agent followed
-that controller, all others going on as they do, or if all did.
+that controller, all others going on as they do, or if all did; and how probable the agent itself takes the controller's
+actions to be in the first ten seconds. What is never tried is never learnt, however much it would bring.
 """
 
 from __future__ import annotations
@@ -23,12 +24,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from dmpo_deep.controllers import CONTROLLERS
 from dmpo_deep.envs import Policy, make_env
 from dmpo_deep.envs.ring import CARS
 from dmpo_deep.evaluate import load_agents
-from dmpo_deep.nets import one_thread
+from dmpo_deep.nets import one_thread, tensor
+from dmpo_deep.ppo import LocalAgents
 from dmpo_theory import graph
 
 PLATOONS, DRIVERS, GAMMA = ("catchup", "slowdown"), ("linear", "mixture", "always", "random"), 0.99
@@ -94,6 +97,24 @@ def replaced(task: str, learnt: Policy, who: np.ndarray) -> np.ndarray:
     return discounted(rewards(task, make, 64, collision="freeze", gamma=GAMMA), GAMMA)
 
 
+def tried(task: str, agents: LocalAgents, steps: int = 100) -> np.ndarray:
+    """How probable each agent takes the best controller's action to be, where its own policy leads to.
+
+    Returns:
+        Means of log-probabilities over 64 copies and the first ``steps`` steps, ``[n]``.
+    """
+    env, rng = make_env(task, 64, collision="freeze"), np.random.default_rng(0)
+    learnt, best, obs = agents.policy(), CONTROLLERS[task]["linear"].make(env), env.reset(rng)
+    total, everyone = np.zeros(env.graph.n), np.arange(env.graph.n)
+    for _ in range(steps):
+        with torch.no_grad():
+            logs = agents.actor.log_probabilities(agents.actor.net.gather(tensor(obs))).numpy()
+        action = best(obs, rng)[0]
+        total += logs[everyone, np.arange(64)[:, None], action].mean(axis=0)
+        obs, *_ = env.step(learnt(obs, rng)[0])
+    return total / steps
+
+
 def collision(task: str, scale: float, gamma: float = GAMMA) -> float:
     """Charge of a collision in the first step."""
     env = make_env(task, 1, collision_scale=scale, gamma=gamma)
@@ -104,8 +125,10 @@ def collision(task: str, scale: float, gamma: float = GAMMA) -> float:
 def compare(run: Path) -> None:
     """What the best controller and a run's policies pay; who would gain if one agent, or all, followed the former."""
     agents, config = load_agents(run)
-    if (task := config.task) not in PLATOONS:
-        raise SystemExit(f"{run} is a run of {task}; give one of {' or '.join(PLATOONS)}")
+    if (task := config.task) not in PLATOONS or not isinstance(agents, LocalAgents):
+        raise SystemExit(
+            f"{run} is a run of {config.algo} on {task}; give one of {' or '.join(PLATOONS)}, and not of ic3net"
+        )
     policies: dict[str, Callable[[Any], Policy]] = {
         CONTROLLERS[task]["linear"].label: CONTROLLERS[task]["linear"].make,
         f"{run}, sampled": lambda env: agents.policy(),
@@ -116,10 +139,13 @@ def compare(run: Path) -> None:
         sys.stdout.write(f"{task}: {name} costs {paid:.1f}; undiscounted, by 100 steps, {parts.round(1).tolist()}\n")
     network = make_env(task, 1).graph
     now = replaced(task, agents.policy(), np.zeros(network.n, bool))
-    for agent, near in enumerate(network.mask(config.preset.kappa_critic)):
+    tries = tried(task, agents)
+    for agent, near in enumerate(network.mask(agents.preset.kappa_critic)):
         gain = replaced(task, agents.policy(), np.arange(network.n) == agent) - now
         parts = f"itself {gain[agent]:+.1f}, its neighbourhood {gain[near].sum():+.1f}, everybody {gain.sum():+.1f}"
-        sys.stdout.write(f"{task}: if agent {agent} alone followed the controller: {parts}\n")
+        sys.stdout.write(
+            f"{task}: if agent {agent} alone followed the controller: {parts}; log-probability {tries[agent]:.1f}\n"
+        )
     gain = replaced(task, agents.policy(), np.ones(network.n, bool)) - now
     sys.stdout.write(f"{task}: if all did: everybody {gain.sum():+.1f}, each {gain.round(1).tolist()}\n")
 
