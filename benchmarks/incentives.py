@@ -7,7 +7,8 @@ driving costs at the discount of the presets, in training units, and what a coll
 less than the best controller's cost, learning well means crashing. On the ring: what controllers are worth at several
 discounts. Standing still is worth 0. Going faster by u, once and for all, costs 40 u and brings at most 0.2 u / (1 -
 gamma), so that up to gamma = 0.995 nothing is worth more. Then, for cars that stand or tremble about zero: what one of
-them gets for setting out alone, its neighbourhood of critic radius 3 with it, and each of 22 that set out together.
+them gets for setting out alone, its neighbourhood of the paper's critic radius with it, and each of 22 that set out
+together.
 
 With run directories of a platoon: what their policies pay, beside the best controller, in all and in each ten seconds;
 and what it would bring to the agent, to the neighbourhood that its critic judges and to everybody if one agent followed
@@ -19,7 +20,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,25 +56,28 @@ def discounted(reward: np.ndarray, gamma: float) -> np.ndarray:
     return worth
 
 
-def setting_out(tremble: float, gamma: float) -> tuple[float, float, float]:
+def setting_out(tremble: float, gammas: Sequence[float]) -> list[tuple[float, float, float]]:
     """Discounted gain of 0.05 m/s^2 more for ever: a lone car's, its neighbourhood's with it, each of all cars.
 
     Args:
         tremble: standard deviation of everybody's acceleration in m/s^2, the same draws for all that is compared.
-        gamma: discount.
+        gammas: discounts, one triple each.
     """
 
-    def worth(more: np.ndarray) -> np.ndarray:
+    def paid(more: np.ndarray) -> np.ndarray:
         def policy(obs: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
             action = np.clip(more + tremble * rng.standard_normal(obs.shape[:2]), -1, 1)
             return action[..., None], np.zeros(obs.shape[:2])
 
-        return discounted(rewards("ring", lambda env: policy, 32), gamma)
+        return rewards("ring", lambda env: policy, 32)
 
-    car, stays = CARS // 2, worth(np.zeros(CARS))
-    lone = worth(0.05 * (np.arange(CARS) == car)) - stays
-    together = worth(np.full(CARS, 0.05)) - stays
-    return float(lone[car]), float(lone[graph.ring(CARS).mask(3)[car]].sum()), float(together.mean())
+    car, stays = CARS // 2, paid(np.zeros(CARS))
+    lone, together = (paid(more) - stays for more in (0.05 * (np.arange(CARS) == car), np.full(CARS, 0.05)))
+    near, gains = graph.ring(CARS).mask(3)[car], []
+    for gamma in gammas:
+        gain = discounted(lone, gamma)
+        gains.append((float(gain[car]), float(gain[near].sum()), float(discounted(together, gamma).mean())))
+    return gains
 
 
 def driving(task: str, make: Callable[[Any], Policy], gamma: float = GAMMA) -> tuple[float, np.ndarray]:
@@ -142,9 +146,9 @@ def compare(run: Path) -> None:
     tries = tried(task, agents)
     for agent, near in enumerate(network.mask(agents.preset.kappa_critic)):
         gain = replaced(task, agents.policy(), np.arange(network.n) == agent) - now
-        parts = f"itself {gain[agent]:+.1f}, its neighbourhood {gain[near].sum():+.1f}, everybody {gain.sum():+.1f}"
+        gained = f"itself {gain[agent]:+.1f}, its neighbourhood {gain[near].sum():+.1f}, everybody {gain.sum():+.1f}"
         sys.stdout.write(
-            f"{task}: if agent {agent} alone followed the controller: {parts}; log-probability {tries[agent]:.1f}\n"
+            f"{task}: if agent {agent} alone followed the controller: {gained}; log-probability {tries[agent]:.1f}\n"
         )
     gain = replaced(task, agents.policy(), np.ones(network.n, bool)) - now
     sys.stdout.write(f"{task}: if all did: everybody {gain.sum():+.1f}, each {gain.round(1).tolist()}\n")
@@ -169,7 +173,8 @@ def main() -> None:
         worth = ", ".join(f"{discounted(reward, gamma).mean():+.2f} at {gamma:g}" for gamma in GAMMAS)
         sys.stdout.write(f"ring: {CONTROLLERS['ring'][name].label} is worth {worth}\n")
     for tremble in TREMBLES:
-        gains = ("{:+.2f}, {:+.2f}, {:+.2f} at {:g}".format(*setting_out(tremble, gamma), gamma) for gamma in GAMMAS)
+        rows = zip(setting_out(tremble, GAMMAS), GAMMAS, strict=True)
+        gains = ("{:+.2f}, {:+.2f}, {:+.2f} at {:g}".format(*gain, gamma) for gain, gamma in rows)
         sys.stdout.write(f"ring, trembling by {tremble:g}: lone car, neighbourhood, each of all: {'; '.join(gains)}\n")
 
 

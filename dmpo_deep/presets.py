@@ -132,7 +132,7 @@ _SLOWDOWN_TUNED: Mapping[str, OnPolicy] = {
 
 # Positions that wrap hide how long the ring is; what a driver sees does not. With gamma = 0.99 standing still would be
 # the best there is, and where all cars stand one that sets out alone only loses, so most episodes start in motion
-# (docs/results.md). Models that do not know what the leader does get the gaps wrong.
+# (docs/results.md). Models are told what the leader does, which decides the gap; by itself that was not measured.
 _RING: Mapping[str, Any] = {
     "environment": {"observation": "local", "exploring_starts": 0.9},
     "action_sd": 0.2,

@@ -155,7 +155,7 @@ def _with_interval(scores: Sequence[float]) -> str:
     if not len(known):
         return "-"
     center, low, high = (float(x[0]) for x in interquartile_mean(known[:, None]))
-    missing = "" if len(known) == len(scores) else f" ({len(known)} seeds)"
+    missing = "" if len(known) == len(scores) else f" ({len(known)} of {len(scores)} seeds)"
     return f"{center:.2f}" + ("" if math.isnan(low) else f" [{low:.2f}, {high:.2f}]") + missing
 
 

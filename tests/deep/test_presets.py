@@ -9,7 +9,9 @@ import pytest
 
 pytest.importorskip("torch")
 
-from benchmarks.incentives import collision, discounted, driving, rewards, setting_out
+import torch
+
+from benchmarks.incentives import collision, discounted, driving, replaced, rewards, setting_out, tried
 from dmpo_deep.algorithms import ALGORITHMS
 from dmpo_deep.config import from_config, to_config
 from dmpo_deep.controllers import CONTROLLERS
@@ -201,10 +203,22 @@ def test_on_the_ring_driving_pays_beyond_a_discount_of_0_995_only():
 @pytest.mark.parametrize("gamma", [0.99, 0.998])
 def test_among_cars_at_rest_one_that_sets_out_alone_loses(gamma):
     """It pays 4 |a|/22 for ever, and what it drives is at most its gap, 7.3 m, at 4/(20 * 22) a step and m/s."""
-    own, neighborhood, each = setting_out(0.0, gamma)
+    own, neighborhood, each = setting_out(0.0, [gamma])[0]
     price = 0.05 * 4 / 22 * (1 - gamma**3000) / (1 - gamma)
     assert -price < own < -price + 4 / (20 * 22) * 7.3 / 0.1
     assert own == pytest.approx(neighborhood, abs=1e-12)
     assert own < 0
     if gamma > 0.995:
         assert each > 0 > own
+
+
+def test_what_an_agent_would_gain_by_the_best_controller_is_told_from_what_it_tries():
+    env, preset = make_env("slowdown", 64), get_preset("slowdown", "dppo")
+    agents = ALGORITHMS["dppo"].population(env, preset, torch.Generator().manual_seed(0))
+    np.testing.assert_allclose(tried("slowdown", agents, steps=5), -math.log(4), atol=0.05)  # nearly uniform
+    nobody, all_agents = np.zeros(8, bool), np.ones(8, bool)
+    best, always = (CONTROLLERS["slowdown"][name].make(env) for name in ("linear", "always"))
+    worth = replaced("slowdown", best, nobody)
+    np.testing.assert_array_equal(replaced("slowdown", always, all_agents), worth)
+    assert -worth.mean() == pytest.approx(driving("slowdown", CONTROLLERS["slowdown"]["linear"].make)[0])
+    assert replaced("slowdown", always, np.arange(8) == 3)[3] != replaced("slowdown", always, nobody)[3]
