@@ -230,7 +230,10 @@ class Piece(NamedTuple):
 
     def of(self, values: Tensor) -> Tensor:
         """The piece of ``[n, N, ...]``."""
-        return values[self.crew.agents, self.samples]
+        of_crew = values[self.crew.agents]
+        if isinstance(self.samples, slice):
+            return of_crew[:, self.samples]
+        return of_crew.index_select(1, self.samples)  # copies whole rows, several times as fast as an index
 
 
 class Agents(LocalAgents):
