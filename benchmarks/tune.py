@@ -2,12 +2,13 @@ r"""A search of equal budget for every algorithm: as many candidates, environmen
 
 python benchmarks/tune.py catchup --out tuning.json
 python benchmarks/tune.py slowdown --seeds 3 --out scale.json \
-    --tried environment.collision_scale=1 environment.collision_scale=0.5
+    --tried environment.collision_scale=1 "lr_half=8000 entropy=0.01"
+python benchmarks/tune.py eight --episodes 20 --set copies=1 environment.isolated=false --out eight.json
 
 Every candidate is the preset ``tuned`` with the listed overrides; with ``--tried`` the preset itself is the first. It
-is trained on training seeds, which start at 100, and its sampled policy then plays 64 episodes of training draws: at
-the end, and before it at the four marks that divide the last two fifths of the steps. Its level is the mean of these,
-for what is learnt comes and goes. Evaluation draws are never seen. Candidates are listed below: what matters most for
+is trained on training seeds, which start at 100, and its sampled policy then plays 64 episodes of training draws, or
+``--episodes``: at the end, and before it at the four marks that divide the last two fifths of the steps. Its level is
+the mean of these, for what is learnt comes and goes. Evaluation draws are never seen. Candidates are listed below: what matters most for
 each algorithm, step sizes and how often it learns.
 """
 
@@ -19,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -64,21 +66,23 @@ MARKS = (0.6, 0.7, 0.8, 0.9, 1.0)
 
 
 @one_thread()
-def level(run: Path, copies: int = 64) -> float:
-    """Mean metric of the run's sampled policy on training draws."""
+def level(run: Path, episodes: int) -> float:
+    """Mean metric of the run's sampled policy on training draws: side by side, or one by one in this process."""
     agents, config = load_agents(run)
-    env = make_env(config.task, copies, **config.preset.environment)
-    return play(env, agents.policy(), np.random.default_rng(54321), np.random.default_rng(0)).mean
+    rounds = 1 if config.preset.environment.get("isolated", True) else episodes
+    with closing(make_env(config.task, episodes // rounds, **config.preset.environment)) as env:
+        starts, acts = np.random.default_rng(54321), np.random.default_rng(0)
+        return play(env, agents.policy(), starts, acts, rounds=rounds).mean
 
 
-def candidate(task: str, algo: str, seed: int, steps: int, overrides: Sequence[str]) -> list[float]:
+def candidate(task: str, algo: str, seed: int, steps: int, overrides: Sequence[str], episodes: int) -> list[float]:
     """Levels of one run at all marks."""
     with tempfile.TemporaryDirectory() as folder:
         found = []
         for mark in MARKS:
             options: dict[str, Any] = {"eval_every": 10 * steps, "progress": False, "resume": bool(found)}
             run = train(task, algo, seed, round(mark * steps), Path(folder) / "run", overrides=overrides, **options)
-            found.append(level(run))
+            found.append(level(run, episodes))
     return found
 
 
@@ -89,17 +93,21 @@ def main() -> None:
     parser.add_argument("--algorithms", nargs="+", default=list(CANDIDATES), choices=list(CANDIDATES))
     parser.add_argument("--steps", type=int, default=12_000)
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--episodes", type=int, default=64)
+    parser.add_argument("--set", nargs="+", default=[], help="overrides of every candidate")
     parser.add_argument(
-        "--tried", nargs="+", help="overrides, each a candidate of every algorithm, instead of the list"
+        "--tried", nargs="+", help="candidates of every algorithm instead of the list, each overrides between blanks"
     )
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     found = []
     for algo in options.algorithms:
-        for overrides in [(), *((pair,) for pair in options.tried)] if options.tried else CANDIDATES[algo]:
-            start, seeds = time.process_time(), range(100, 100 + options.seeds)
-            levels = [candidate(options.task, algo, seed, options.steps, overrides) for seed in seeds]
-            row = {"algo": algo, "overrides": list(overrides), "levels": levels, "cpu": time.process_time() - start}
+        for chosen in [(), *map(str.split, options.tried)] if options.tried else CANDIDATES[algo]:
+            start, seeds, overrides = time.process_time(), range(100, 100 + options.seeds), [*options.set, *chosen]
+            levels = [
+                candidate(options.task, algo, seed, options.steps, overrides, options.episodes) for seed in seeds
+            ]
+            row = {"algo": algo, "overrides": overrides, "levels": levels, "cpu": time.process_time() - start}
             found.append(row)
             sys.stdout.write(f"{algo:7s} {' '.join(overrides):45s} {np.mean(levels):9.1f}  {row['cpu']:.0f} CPU-s\n")
             sys.stdout.flush()
