@@ -8,8 +8,8 @@ python benchmarks/tune.py eight --episodes 20 --set copies=1 environment.isolate
 Every candidate is the preset ``tuned`` with the listed overrides; with ``--tried`` the preset itself is the first. It
 is trained on training seeds, which start at 100, and its sampled policy then plays 64 episodes of training draws, or
 ``--episodes``: at the end, and before it at the four marks that divide the last two fifths of the steps. Its level is
-the mean of these, for what is learnt comes and goes. Evaluation draws are never seen. Candidates are listed below: what matters most for
-each algorithm, step sizes and how often it learns.
+the mean of these, for what is learnt comes and goes. Evaluation draws are never seen. Candidates are listed below: what
+matters most for each algorithm, step sizes and how often it learns.
 """
 
 from __future__ import annotations
@@ -67,10 +67,14 @@ MARKS = (0.6, 0.7, 0.8, 0.9, 1.0)
 
 @one_thread()
 def level(run: Path, episodes: int) -> float:
-    """Mean metric of the run's sampled policy on training draws: side by side, or one by one in this process."""
+    """Mean metric of the run's sampled policy on training draws: side by side, or one by one in this process.
+
+    Episodes start as evaluations do, whatever starts the training explores.
+    """
     agents, config = load_agents(run)
     rounds = 1 if config.preset.environment.get("isolated", True) else episodes
-    with closing(make_env(config.task, episodes // rounds, **config.preset.environment)) as env:
+    draws = np.random.default_rng(54321).random(episodes)
+    with closing(make_env(config.task, episodes // rounds, draws=draws, **config.preset.environment)) as env:
         starts, acts = np.random.default_rng(54321), np.random.default_rng(0)
         return play(env, agents.policy(), starts, acts, rounds=rounds).mean
 
@@ -104,9 +108,7 @@ def main() -> None:
     for algo in options.algorithms:
         for chosen in [(), *map(str.split, options.tried)] if options.tried else CANDIDATES[algo]:
             start, seeds, overrides = time.process_time(), range(100, 100 + options.seeds), [*options.set, *chosen]
-            levels = [
-                candidate(options.task, algo, seed, options.steps, overrides, options.episodes) for seed in seeds
-            ]
+            levels = [candidate(options.task, algo, seed, options.steps, overrides, options.episodes) for seed in seeds]
             row = {"algo": algo, "overrides": overrides, "levels": levels, "cpu": time.process_time() - start}
             found.append(row)
             sys.stdout.write(f"{algo:7s} {' '.join(overrides):45s} {np.mean(levels):9.1f}  {row['cpu']:.0f} CPU-s\n")

@@ -11,7 +11,7 @@ pytest.importorskip("torch")
 
 import torch
 
-from benchmarks.incentives import collision, discounted, driving, replaced, rewards, setting_out, tried
+from benchmarks.incentives import collision, discounted, driving, from_start, replaced, rewards, setting_out, tried
 from dmpo_deep.algorithms import ALGORITHMS
 from dmpo_deep.config import from_config, to_config
 from dmpo_deep.controllers import CONTROLLERS
@@ -210,6 +210,19 @@ def test_among_cars_at_rest_one_that_sets_out_alone_loses(gamma):
     assert own < 0
     if gamma > 0.995:
         assert each > 0 > own
+
+
+def test_who_follows_a_leader_at_rest_drives_only_if_all_start_in_motion():
+    def policy(obs, rng):
+        follow = np.clip(3 * (obs[..., 2] - obs[..., 0]), -1, 1)
+        return follow[..., None].astype(float), np.zeros(follow.shape, np.float32)
+
+    options = {"observation": "local", "exploring_starts": 0.9}
+    assert from_start(policy, False, options) == (0.0, 0.0, 1.0)
+    metric, speed, resting = from_start(policy, True, options)
+    assert metric > 500
+    assert speed > 1
+    assert resting < 0.3
 
 
 def test_what_an_agent_would_gain_by_the_best_controller_is_told_from_what_it_tries():
