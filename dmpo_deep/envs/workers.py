@@ -17,7 +17,7 @@ import signal
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from multiprocessing.util import get_temp_dir
@@ -206,7 +206,8 @@ class Worker:
         context = _context()
         self._connection, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs, make, processors), daemon=True)
-        self.process.start()
+        with _known_start_method(context):
+            self.process.start()
         theirs.close()
         self._close = weakref.finalize(self, _end, self.process, self._connection)
 
@@ -277,6 +278,20 @@ def _context() -> Any:
     context.set_forkserver_preload(["dmpo_deep.envs", "libsumo"])
     get_temp_dir()  # a worker is told of it when it is made: the first one, too, has to know what to remove
     return context
+
+
+@contextlib.contextmanager
+def _known_start_method(context: Any) -> Iterator[None]:
+    """A new worker looks up how this process starts others by default; joblib's processes have a way of their own."""
+    before = multiprocessing.get_start_method()
+    foreign = before not in multiprocessing.get_all_start_methods()
+    if foreign:
+        multiprocessing.set_start_method(context.get_start_method(), force=True)
+    try:
+        yield
+    finally:
+        if foreign:
+            multiprocessing.set_start_method(before, force=True)
 
 
 def _answer(simulation: Simulation, request: Request) -> np.ndarray:

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
+import joblib
 import numpy as np
 import psutil
 import pytest
@@ -61,6 +62,19 @@ def test_an_episode_that_breaks_every_time_is_given_up_and_the_next_one_runs():
     again = fleet.start(np.array([0.125]), np.array([False, True]))
     assert again[1, :2].tolist() == [0.125, 0]
     fleet.close()
+
+
+def test_workers_can_be_had_inside_the_workers_of_a_sweep():
+    """Processes of joblib have a way of their own to start others, of which a worker of ours knows nothing."""
+
+    def there(_):
+        fleet = Fleet(Counter, 2, 4)
+        frames = played(fleet)[0]
+        fleet.close()
+        return frames
+
+    side_by_side = joblib.Parallel(n_jobs=2, backend="loky")(joblib.delayed(there)(k) for k in range(2))
+    np.testing.assert_array_equal(side_by_side, [played(Fleet(Counter, 2, 4))[0]] * 2)
 
 
 def test_a_mistake_of_the_user_is_told_and_not_repeated():
