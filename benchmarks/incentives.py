@@ -14,15 +14,13 @@ With run directories of a platoon: what their policies pay, beside the best cont
 and what it would bring to the agent, to the neighbourhood that its critic judges and to everybody if one agent followed
 that controller, all others going on as they do, or if all did; and how probable the agent itself takes the controller's
 actions to be in the first ten seconds. What is never tried is never learnt, however much it would bring.
-
-With run directories of the ring: what their policies come to from rest, as evaluations start, and in motion.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +30,6 @@ import torch
 from dmpo_deep.controllers import CONTROLLERS
 from dmpo_deep.envs import Policy, make_env
 from dmpo_deep.envs.ring import CARS
-from dmpo_deep.episodes import play
 from dmpo_deep.evaluate import load_agents
 from dmpo_deep.nets import one_thread, tensor
 from dmpo_deep.ppo import LocalAgents
@@ -129,34 +126,13 @@ def collision(task: str, scale: float, gamma: float = GAMMA) -> float:
     return -float(env.termination(obs, np.zeros(1, dtype=int))[1][0])
 
 
-def from_start(policy: Policy, in_motion: bool, options: Mapping[str, Any]) -> tuple[float, float, float]:
-    """Mean metric and speed (m/s) of 48 episodes on the ring, and the share of those with less than 0.3 m/s."""
-    env = make_env("ring", 48, **{**options, "exploring_starts": float(in_motion)})
-    played = play(env, policy, np.random.default_rng(0), np.random.default_rng(0))
-    speed = played.measures["speed"]
-    return played.mean, float(speed.mean()), float((speed < 0.3).mean())
-
-
 def compare(run: Path) -> None:
-    """What a run's policies come to in other circumstances than those they were evaluated in."""
-    agents, config = load_agents(run)
-    if config.task == "ring":
-        for name, greedy in (("sampled", False), ("greedy", True)):
-            for start, in_motion in (("from rest", False), ("in motion", True)):
-                found = from_start(agents.policy(greedy=greedy), in_motion, config.preset.environment)
-                told = "{:.0f}, {:.2f} m/s, {:.0%} of episodes below 0.3 m/s".format(*found)
-                sys.stdout.write(f"ring: {run}, {name}, {start}: {told}\n")
-    elif config.task in PLATOONS and isinstance(agents, LocalAgents):
-        against_best(run, config.task, agents)
-    else:
-        raise SystemExit(
-            f"{run} is a run of {config.algo} on {config.task}; give one of the ring, or of {' or '.join(PLATOONS)}, "
-            "and not of ic3net"
-        )
-
-
-def against_best(run: Path, task: str, agents: LocalAgents) -> None:
     """What the best controller and a run's policies pay; who would gain if one agent, or all, followed the former."""
+    agents, config = load_agents(run)
+    if (task := config.task) not in PLATOONS or not isinstance(agents, LocalAgents):
+        raise SystemExit(
+            f"{run} is a run of {config.algo} on {task}; give one of {' or '.join(PLATOONS)}, and not of ic3net"
+        )
     policies: dict[str, Callable[[Any], Policy]] = {
         CONTROLLERS[task]["linear"].label: CONTROLLERS[task]["linear"].make,
         f"{run}, sampled": lambda env: agents.policy(),

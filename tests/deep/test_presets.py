@@ -11,7 +11,8 @@ pytest.importorskip("torch")
 
 import torch
 
-from benchmarks.incentives import collision, discounted, driving, from_start, replaced, rewards, setting_out, tried
+from benchmarks.incentives import collision, discounted, driving, replaced, rewards, setting_out, tried
+from benchmarks.standstill import from_start
 from dmpo_deep.algorithms import ALGORITHMS
 from dmpo_deep.config import from_config, to_config
 from dmpo_deep.controllers import CONTROLLERS
