@@ -154,7 +154,7 @@ _RING_TUNED: Mapping[str, OnPolicy] = {
 # at rest, and nobody behind can pass: with a deviation of 0.2 one such car soon stops all (docs/results.md).
 _EIGHT: Mapping[str, Any] = {"environment": {"observation": "local", "graph": "conflict"}, "action_sd": 0.5}
 _EIGHT_TUNED: Mapping[str, OnPolicy] = {
-    "dmpo": ModelPreset(**_EIGHT),
+    "dmpo": ModelPreset(**_EIGHT, lr_half=4000.0),
     "dppo": Preset(**_EIGHT),
     "cppo": Preset(**_EIGHT, kappa_critic=math.inf),
     "ic3net": RecurrentPreset(**_EIGHT),
