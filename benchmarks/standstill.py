@@ -2,8 +2,8 @@
 
 python benchmarks/standstill.py RUN [RUN ...]
 
-Of runs on the ring: metric and speed of the sampled and the greedy policy from rest, as evaluations start, and from
-starts in motion, as most of training may. Of runs on the figure eight: the first evaluation episode of the sampled
+Of runs on the ring: metric and speed of the sampled and the greedy policy and of two controllers from rest, as
+evaluations start, and in motion, as most of training may. Of runs on the figure eight: the first evaluation episode of the sampled
 policy, car by car: its speed in the last third, what acceleration its policy wants there, how probable the policy makes
 one above zero, and the gap ahead. A car at rest that wants to brake stays at rest whatever it does about it: its reward
 does not change, so neither does its policy, and nobody behind can pass.
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from dmpo_deep.controllers import CONTROLLERS
 from dmpo_deep.envs import EVALUATION_DRAWS, Policy, make_env
 from dmpo_deep.episodes import play
 from dmpo_deep.evaluate import load_agents
@@ -28,10 +29,16 @@ from dmpo_deep.nets import one_thread, tensor
 from dmpo_deep.ppo import LocalAgents
 
 
-def from_start(policy: Policy, in_motion: bool, options: Mapping[str, Any]) -> tuple[float, float, float]:
+BESIDE = ("zero", "proportional-0.1")
+"""Controllers of the ring to compare with: in motion even doing nothing has a return."""
+
+
+def from_start(
+    make: Callable[[Any], Policy], in_motion: bool, options: Mapping[str, Any]
+) -> tuple[float, float, float]:
     """Mean metric and speed (m/s) of 48 episodes on the ring, and the share of those with less than 0.3 m/s."""
     env = make_env("ring", 48, **{**options, "exploring_starts": float(in_motion)})
-    played = play(env, policy, np.random.default_rng(0), np.random.default_rng(0))
+    played = play(env, make(env), np.random.default_rng(0), np.random.default_rng(0))
     speed = played.measures["speed"]
     return played.mean, float(speed.mean()), float((speed < 0.3).mean())
 
@@ -71,15 +78,18 @@ def cars(agents: LocalAgents, task: str, options: Mapping[str, Any]) -> Cars:
 
 @one_thread()
 def main() -> None:
-    """Four lines for a run on the ring, a line a car for one on the figure eight."""
+    """Eight lines for a run on the ring, a line a car for one on the figure eight."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
     for run in parser.parse_args().runs:
         agents, config = load_agents(run)
         if config.task == "ring":
-            for name, greedy in (("sampled", False), ("greedy", True)):
+            sampled, greedy = agents.policy(), agents.policy(greedy=True)
+            makers = {"sampled": lambda env, of=sampled: of, "greedy": lambda env, of=greedy: of}
+            makers |= {name: CONTROLLERS["ring"][name].make for name in BESIDE}
+            for name, make in makers.items():
                 for start, in_motion in (("from rest", False), ("in motion", True)):
-                    found = from_start(agents.policy(greedy=greedy), in_motion, config.preset.environment)
+                    found = from_start(make, in_motion, config.preset.environment)
                     told = "{:.0f}, {:.2f} m/s, {:.0%} of episodes below 0.3 m/s".format(*found)
                     sys.stdout.write(f"{run}, {name}, {start}: {told}\n")
         elif config.task == "eight" and isinstance(agents, LocalAgents):

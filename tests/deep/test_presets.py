@@ -219,8 +219,8 @@ def test_who_follows_a_leader_at_rest_drives_only_if_all_start_in_motion():
         return follow[..., None].astype(float), np.zeros(follow.shape, np.float32)
 
     options = {"observation": "local", "exploring_starts": 0.9}
-    assert from_start(policy, False, options) == (0.0, 0.0, 1.0)
-    metric, speed, resting = from_start(policy, True, options)
+    assert from_start(lambda env: policy, False, options) == (0.0, 0.0, 1.0)
+    metric, speed, resting = from_start(lambda env: policy, True, options)
     assert metric > 500
     assert speed > 1
     assert resting < 0.3
