@@ -3,10 +3,10 @@
 python benchmarks/standstill.py RUN [RUN ...]
 
 Of runs on the ring: metric and speed of the sampled and the greedy policy and of two controllers from rest, as
-evaluations start, and in motion, as most of training may. Of runs on the figure eight: the first evaluation episode of the sampled
-policy, car by car: its speed in the last third, what acceleration its policy wants there, how probable the policy makes
-one above zero, and the gap ahead. A car at rest that wants to brake stays at rest whatever it does about it: its reward
-does not change, so neither does its policy, and nobody behind can pass.
+evaluations start, and in motion, as most of training may. Of runs on the figure eight: the first evaluation episode of
+the sampled policy, car by car: its speed in the last third, what acceleration its policy wants there, how probable the
+policy makes one above zero, and the gap ahead. A car at rest that wants to brake stays at rest whatever it does about
+it: its reward does not change, so neither does its policy, and nobody behind can pass.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ from dmpo_deep.episodes import play
 from dmpo_deep.evaluate import load_agents
 from dmpo_deep.nets import one_thread, tensor
 from dmpo_deep.ppo import LocalAgents
-
 
 BESIDE = ("zero", "proportional-0.1")
 """Controllers of the ring to compare with: in motion even doing nothing has a return."""
