@@ -30,7 +30,8 @@ Table = tuple[Sequence[str], Sequence[Sequence[str]]]
 def results_of(algo: str) -> Table:
     """A line for every task on which ``results/`` has runs of the algorithm that the present code would repeat."""
     groups = collect([result for result in read(RESULTS) if not result.stale])
-    shown = ("task", "seeds", "steps", "score at 10,000", "score at 30,000", "steps to 0", "gradient steps")
+    scores = ("score at 10,000", "score at 30,000", "score at 100,000")
+    shown = ("task", "seeds", "steps", *scores, "steps to 0", "gradient steps")
     columns = (*shown, "CPU-s per 10,000 steps", "floats per agent and step")
     lines = [line for line in rows(groups) if line["algorithm"] == TITLES[algo]]
     return columns, [[line[column] for column in columns] for line in lines]
