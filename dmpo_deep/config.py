@@ -14,6 +14,7 @@ from dmpo_deep.envs.own import is_own
 from dmpo_deep.golden import digest
 from dmpo_deep.hyperparameters import LATER, OnPolicy
 from dmpo_deep.presets import PARSERS, get_preset
+from dmpo_deep.schedule import Schedule, schedule
 from dmpo_theory.files import write_text
 
 CONFIG = "config.json"
@@ -27,7 +28,7 @@ class RunConfig:
     algo: str
     seed: int
     steps: int
-    eval_every: int
+    eval_every: Schedule
     preset_name: str
     overrides: list[str]
     preset: OnPolicy
@@ -71,6 +72,7 @@ def read_config(run: Path) -> RunConfig:
         for key, kind in _KINDS.items():
             if type(values[key]) is not kind:
                 raise ValueError(f"{key} = {values[key]!r} is no {kind.__name__}")
+        values["eval_every"] = schedule(values["eval_every"])
         if not all(isinstance(start, dict) and start.keys() == {"steps", "versions"} for start in values["resumed"]):
             raise ValueError("an entry of resumed without steps and versions")
         preset = from_config(values["task"], values["algo"], values["preset"])
@@ -143,7 +145,7 @@ _STORED: Mapping[Any, Callable[[Any], bool]] = {
 
 _KINDS: Mapping[str, type] = {
     **dict.fromkeys(("task", "algo", "preset_name"), str),
-    **dict.fromkeys(("seed", "steps", "eval_every"), int),
+    **dict.fromkeys(("seed", "steps"), int),
     **dict.fromkeys(("overrides", "resumed"), list),
     **dict.fromkeys(("preset", "versions"), dict),
 }

@@ -27,6 +27,7 @@ from dmpo_deep.config import CONFIG, RunConfig, read_config, to_config
 from dmpo_deep.evaluate import EVALUATION
 from dmpo_deep.golden import digest, outdated
 from dmpo_deep.presets import get_preset, key_values, override
+from dmpo_deep.schedule import Schedule, schedule
 from dmpo_deep.sweep import plain
 from dmpo_theory.files import whole
 
@@ -58,7 +59,7 @@ class Result:
     preset: str
     overrides: tuple[str, ...]
     seed: int
-    eval_every: int
+    eval_every: Schedule
     trace: str
     """Of the golden traces of all its starts, the one they share; ``mixed`` if none."""
     versions: Mapping[str, str]
@@ -100,7 +101,7 @@ class Result:
         return outdated(self.trace, self.task, self.algo) or to_config(preset) != self.hyperparameters
 
 
-def run_id(task: str, algo: str, seed: int, eval_every: int, hyperparameters: Mapping[str, Any]) -> str:
+def run_id(task: str, algo: str, seed: int, eval_every: Schedule, hyperparameters: Mapping[str, Any]) -> str:
     """Short, and the same for the same settings; ``hyperparameters`` in plain JSON."""
     identity = json.dumps([task, algo, seed, eval_every, hyperparameters], sort_keys=True)
     return f"{algo}-s{seed}-{hashlib.sha256(identity.encode()).hexdigest()[:8]}"
@@ -232,7 +233,7 @@ def read(folder: Path) -> list[Result]:
                     line["preset"],
                     tuple(json.loads(line["overrides"])),
                     int(line["seed"]),
-                    int(line["eval_every"]),
+                    schedule(json.loads(line["eval_every"])),
                     line["trace"],
                     {name: line[name] for name in VERSIONS},
                     json.loads(line["config"]),
@@ -296,7 +297,8 @@ def add(new: Iterable[Result], folder: Path) -> list[Result]:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow([*RUN_COLUMNS, *VERSIONS, "config"])
         for r in results:
-            told = (r.id, r.task, r.algo, r.preset, json.dumps(r.overrides), r.seed, r.steps, r.eval_every, r.trace)
+            overrides, when = json.dumps(r.overrides), json.dumps(r.eval_every)
+            told = (r.id, r.task, r.algo, r.preset, overrides, r.seed, r.steps, when, r.trace)
             config = json.dumps(r.hyperparameters, sort_keys=True)
             writer.writerow([*told, *(r.versions[name] for name in VERSIONS), config])
     return results

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import joblib
 from joblib.externals.loky.process_executor import BrokenProcessPool
 
+from dmpo_deep.schedule import Schedule, schedule
 from dmpo_theory.files import vacant
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ class Training:
     algo: str
     seed: int
     steps: int
-    eval_every: int
+    eval_every: Schedule
     preset: str
     overrides: tuple[str, ...] = ()
 
@@ -132,7 +133,7 @@ def trainings(
     algos: Sequence[str],
     seeds: Sequence[int],
     steps: int,
-    eval_every: int,
+    eval_every: int | Sequence[int],
     preset: str,
     fixed: Sequence[str] = (),
     vary: Mapping[str, Sequence[str]] | None = None,
@@ -144,7 +145,7 @@ def trainings(
         algos: ids of algorithms.
         seeds: of the runs.
         steps: environment steps of every run.
-        eval_every: environment steps between evaluations.
+        eval_every: as of :func:`dmpo_deep.train.train`.
         preset: name of the hyper-parameters.
         fixed: overrides of all runs, each ``KEY=VALUE``.
         vary: hyper-parameter -> its values; ``"A+B"`` gives A and B the same ones.
@@ -154,12 +155,13 @@ def trainings(
         >>> [job.name for job in jobs]
         ['ring-dmpo-kappa_critic=0-kappa_model=0-s0', 'ring-dmpo-kappa_critic=1-kappa_model=1-s0']
     """
+    when = schedule(eval_every)
     values = [
         [tuple(f"{name}={value}" for name in key.split("+")) for value in values]
         for key, values in (vary or {}).items()
     ]
     return [
-        Training(task, algo, seed, steps, eval_every, preset, (*fixed, *itertools.chain(*varied)))
+        Training(task, algo, seed, steps, when, preset, (*fixed, *itertools.chain(*varied)))
         for seed, task, algo in itertools.product(seeds, tasks, algos)
         for varied in itertools.product(*values)
     ]

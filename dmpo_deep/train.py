@@ -28,6 +28,7 @@ from dmpo_deep.hyperparameters import LATER
 from dmpo_deep.learner import Learner
 from dmpo_deep.nets import SMALLER, keep_freed_memory, one_thread
 from dmpo_deep.presets import get_preset, key_values, override
+from dmpo_deep.schedule import Schedule, due, schedule
 from dmpo_deep.watch import Watch, radii_beyond
 from dmpo_theory.errors import unknown_name
 from dmpo_theory.files import explained, vacant
@@ -56,7 +57,7 @@ def train(
     preset: str = DEFAULT_PRESET,
     overrides: Sequence[str] = (),
     resume: bool = False,
-    eval_every: int = EVAL_EVERY,
+    eval_every: int | Sequence[int] = EVAL_EVERY,
     progress: bool = True,
     interruptible: bool = True,
 ) -> Path:
@@ -79,7 +80,7 @@ def train(
         preset: name of the hyper-parameters.
         overrides: changes to them, each ``KEY=VALUE``.
         resume: continue the run in ``out``.
-        eval_every: environment steps between evaluations.
+        eval_every: environment steps between evaluations; or, where these are dear, all steps at which one is due.
         progress: show a progress bar on stderr.
         interruptible: whether Ctrl-C is treated as said above; else the caller sees to it.
 
@@ -113,7 +114,7 @@ def train(
         with checkpoint.restoring(saved):
             learner.load_state_dict(state["learner"])
             epoch, seconds, safe = int(state["epoch"]), float(state["seconds"]), books.env_steps
-        rows = _record(run, safe, eval_every)
+        rows = _record(run, safe, config.eval_every)
         if steps < safe and steps != config.latest["steps"]:
             raise ValueError(f"{run} has spent {safe} steps; give --steps {safe} or more to resume")
         if steps <= safe:
@@ -139,8 +140,8 @@ def train(
                 row: dict[str, float | None] = {"epoch": (epoch := epoch + 1), **_learn(learner)}
                 row |= {"env_steps": books.env_steps, "train_return": books.train_return}
                 row["gradient_steps"] = learner.agents.gradient_steps
-                due = _due(before, books.env_steps, eval_every) or books.env_steps >= steps
-                if due:
+                evaluated = due(before, books.env_steps, config.eval_every) or books.env_steps >= steps
+                if evaluated:
                     before_cpu = time.process_time()
                     policies = {"sampled": learner.agents.policy(), "greedy": learner.agents.policy(greedy=True)}
                     played = {name: evaluate_policy(task, p, chosen.environment) for name, p in policies.items()}
@@ -156,7 +157,7 @@ def train(
                 for warning in watch.look(row):
                     record.warn(f"{books.env_steps} steps: {warning}")
                 stop = stopped()
-                if due or stop:
+                if evaluated or stop:
                     record.sync()
                     state = {"learner": learner.state_dict(), "epoch": epoch, "seconds": seconds}
                     checkpoint.save(saved, config.identity | state)
@@ -182,7 +183,7 @@ def configured(
     steps: int,
     preset: str = DEFAULT_PRESET,
     overrides: Sequence[str] = (),
-    eval_every: int = EVAL_EVERY,
+    eval_every: int | Sequence[int] = EVAL_EVERY,
 ) -> RunConfig:
     """What :func:`train` would train, with everything that needs no run directory checked; arguments as there.
 
@@ -194,17 +195,17 @@ def configured(
     overrides = [*(f"environment.{option}={value}" for option, value in source.items()), *overrides]
     if algo not in ALGORITHMS:
         raise unknown_name("algorithm", algo, ALGORITHMS)
-    for name, number, least in (("seed", seed, 0), ("steps", steps, 1), ("eval_every", eval_every, 1)):
+    for name, number, least in (("seed", seed, 0), ("steps", steps, 1)):
         if not least <= number < 2**63:
             raise ValueError(f"{name} = {number}; it must be at least {least} and below 2^63")
-    chosen = override(get_preset(task, algo, preset), key_values(overrides))
+    when, chosen = schedule(eval_every), override(get_preset(task, algo, preset), key_values(overrides))
     require_end(make_env(task, chosen.copies, gamma=chosen.gamma, **chosen.environment))
     return RunConfig(
         task,
         algo,
         seed,
         steps,
-        eval_every,
+        when,
         preset,
         list(overrides),
         chosen,
@@ -228,21 +229,17 @@ def _random_play(task: str, options: Mapping[str, Any]) -> float | None:
     return level
 
 
-def _due(before: int, now: int, eval_every: int) -> bool:
-    return now // eval_every > before // eval_every
-
-
 def _kept(run: Path, safe: int) -> str:
     if not safe:
         return f"{run} has no checkpoint yet; start anew in another --out"
     return f"{run} keeps its checkpoint at {safe} steps; the same command with --resume continues from there"
 
 
-def _record(run: Path, safe: int, eval_every: int) -> list[dict[str, str]]:
+def _record(run: Path, safe: int, when: Schedule) -> list[dict[str, str]]:
     """The rows up to the checkpoint; the evaluation that only the end of the run called for is taken back."""
     rows = log.rows_until(run, COLUMNS, safe)
     before = int(rows[-2]["env_steps"]) if len(rows) > 1 else 0
-    if not _due(before, safe, eval_every):
+    if not due(before, safe, when):
         rows[-1] |= {name: "" for name in COLUMNS if name.startswith("eval_")}
     return rows
 

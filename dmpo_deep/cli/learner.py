@@ -99,7 +99,7 @@ def train(
     out: Path | None = None,
     preset: str = DEFAULT_PRESET,
     set: Settings = (),
-    eval_every: int = EVAL_EVERY,
+    eval_every: tuple[int, ...] = (EVAL_EVERY,),
     resume: bool = False,
     device: str = "cpu",
 ) -> None:
@@ -114,7 +114,7 @@ def train(
         out: run directory; runs/TASK-ALGO-sSEED by default.
         preset: tuned, or paper for Table I.
         set: hyper-parameters to change, each KEY=VALUE: --set lr_actor=1e-3 kappa_critic=1, once or several times.
-        eval_every: environment steps between evaluations.
+        eval_every: environment steps between evaluations; several numbers: the steps at which evaluations are due.
         resume: continue the run in OUT.
         device: what networks compute on, for example cuda; networks this small are at home on the CPU.
     """

@@ -30,7 +30,7 @@ def sweep(
     algos: tuple[str, ...] = ("dmpo",),
     seeds: tuple[int, ...] = (0,),
     steps: int = 12_000,
-    eval_every: int = EVAL_EVERY,
+    eval_every: tuple[int, ...] = (EVAL_EVERY,),
     preset: str = DEFAULT_PRESET,
     set: Settings = (),
     vary: Settings = (),
@@ -71,7 +71,7 @@ def sweep(
         algos: as of dmpo train.
         seeds: of training, or of an audit's random instances.
         steps: environment steps of every run.
-        eval_every: environment steps between evaluations and checkpoints.
+        eval_every: as of dmpo train; checkpoints are written then, too.
         preset: as of dmpo train.
         set: hyper-parameters of all runs, each KEY=VALUE.
         vary: a hyper-parameter and its values; A+B gives A and B the same ones. Repeat it for a cross product.
@@ -244,7 +244,7 @@ def read_plan(path: Path) -> Iterator[Job]:
 
 
 _TRAIN: Mapping[str, Any] = {
-    **{"tasks": ["catchup"], "algos": ["dmpo"], "seeds": [0], "steps": 12_000, "eval_every": EVAL_EVERY},
+    **{"tasks": ["catchup"], "algos": ["dmpo"], "seeds": [0], "steps": 12_000, "eval_every": (EVAL_EVERY,)},
     **{"preset": DEFAULT_PRESET, "set": {}, "vary": {}},
 }
 _AUDIT: Mapping[str, Any] = {"seeds": [0], "vary": {}}
@@ -342,6 +342,8 @@ def _text(value: object) -> str:
 
 
 def _fits(value: object, like: object) -> bool:
+    if isinstance(like, tuple):  # one, or several
+        return _fits(value, like[0]) or _fits(value, list(like))
     if isinstance(like, list):
         return isinstance(value, list) and bool(value) and all(_fits(item, like[0]) for item in value)
     return isinstance(value, type(like)) and not isinstance(value, bool)
