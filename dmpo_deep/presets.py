@@ -288,7 +288,9 @@ def override(preset: P, values: Mapping[str, str]) -> P:
         elif key not in known or key == "environment":
             raise unknown_name("hyper-parameter", key, [*(k for k in known if k != "environment"), "environment.NAME"])
         else:
-            changes[key] = _parse(key, text, kinds[key])
+            value = _parse(key, text, kinds[key])
+            if value != getattr(preset, key):  # 2.0 for 2 would be another run in results
+                changes[key] = value
     return replace(preset, **changes, environment=environment)
 
 

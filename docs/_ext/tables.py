@@ -7,23 +7,20 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from docutils import nodes
+from planned import RESULTS, jobs, planned
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 from dmpo_deep.algorithms import ALGORITHMS, TITLES
 from dmpo_deep.cli.common import table
-from dmpo_deep.cli.sweep import read_plan
-from dmpo_deep.figures import FIGURES, PLANS
+from dmpo_deep.figures import FIGURES
 from dmpo_deep.report import collect
-from dmpo_deep.results import RUNS, Result, read, run_id
+from dmpo_deep.results import RUNS, Result, read
 from dmpo_deep.summary import cpu_seconds, rows
-from dmpo_deep.sweep import Training
 
-RESULTS = Path(__file__).parents[2] / "results"
 Table = tuple[Sequence[str], Sequence[Sequence[str]]]
 
 
@@ -39,18 +36,11 @@ def results_of(algo: str) -> Table:
 
 def minutes() -> Table:
     """A line for every figure: how many of its runs ``results/`` has, and the processor time they took."""
-    known = {result.id: result for result in read(RESULTS) if not result.stale}
     lines = []
     for figure, title in ((name, figure.title) for name, figure in FIGURES.items()):
-        jobs = [job for job in read_plan(PLANS / f"{figure}.toml") if isinstance(job, Training)]
-        there = [known[key] for job in jobs if (key := _id(job)) in known and known[key].steps >= job.steps]
-        lines.append((figure, title, f"{len(there)} of {len(jobs)}", _minutes(there), _slowest(there)))
+        there = planned(figure)
+        lines.append((figure, title, f"{len(there)} of {len(jobs(figure))}", _minutes(there), _slowest(there)))
     return ("figure", "shows", "runs there", "their processor minutes", "the longest run, minutes"), lines
-
-
-def _id(job: Training) -> str:
-    config = job.config()
-    return run_id(config.task, job.algo, job.seed, job.eval_every, config.identity["preset"])
 
 
 def _minutes(runs: Sequence[Result]) -> str:

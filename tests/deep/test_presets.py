@@ -67,6 +67,13 @@ def test_overrides_take_the_type_of_the_field():
     assert changed.environment == {"collision_scale": 0.5, "collision": "freeze"}
 
 
+def test_an_override_that_changes_nothing_is_the_same_run():
+    """A radius of 2, read as 2.0, would have another identity in ``results/``."""
+    preset = get_preset("catchup", "dmpo")
+    same = override(preset, {"kappa_critic": str(preset.kappa_critic), "kappa_model": str(preset.kappa_model)})
+    assert json.dumps(to_config(same)) == json.dumps(to_config(preset))
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
