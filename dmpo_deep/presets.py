@@ -105,7 +105,8 @@ def _paper(task: str) -> Mapping[str, OnPolicy]:
 
 # A collision is charged a part of the frozen tail of the episode: 60 is a fifth, 300 all of it (discounted, training
 # units). On catch-up driving well costs an agent 16 and a fifth deters without swamping the critics; on slow-down it
-# costs 113, so that a fifth would make crashing early the best thing to do (docs/results.md).
+# costs 113, so that a fifth would make crashing early the best thing to do (docs/results.md). The next headway depends on
+# what the car ahead does now, so models on catch-up are told (docs/dmpo.md has the trials).
 _CATCHUP: Mapping[str, Any] = {"environment": {"collision_scale": 0.2}}
 _SLOWDOWN: Mapping[str, Any] = {"environment": {"collision_scale": 1.0}}
 _CACC_PPO: Mapping[str, Any] = {"lr_actor": 2e-3, "updates": 10, "minibatches": 4}
@@ -114,7 +115,7 @@ _CACC_TALK: Mapping[str, Any] = {"copies": 16, "rollout_steps": 25, "lr": 3e-3}
 _CACC_ALONE: Mapping[str, Any] = {"copies": 16, "rollout_steps": 10, "critic_steps": 4, "lr_actor": 1e-2}
 _FAST: Mapping[str, Any] = {"lr_actor": 3e-3, "lr_critic": 3e-3}
 _CATCHUP_TUNED: Mapping[str, OnPolicy] = {
-    "dmpo": ModelPreset(**_CATCHUP, **_CACC_MODEL, warmup_steps=150, lr_half=2000.0),
+    "dmpo": ModelPreset(**_CATCHUP, **_CACC_MODEL, warmup_steps=150, lr_half=2000.0, neighbor_actions=True),
     "dmpo-true-model": TrueModelPreset(**_CATCHUP, **_CACC_MODEL, lr_half=2000.0),
     "dppo": Preset(**_CATCHUP, **_CACC_PPO, stagger=True),
     "cppo": Preset(**_CATCHUP, **{**_CACC_PPO, "lr_actor": 1e-3}, kappa_critic=math.inf),
@@ -132,7 +133,7 @@ _SLOWDOWN_TUNED: Mapping[str, OnPolicy] = {
 
 # Positions that wrap hide how long the ring is; what a driver sees does not. With gamma = 0.99 standing still would be
 # the best there is, and where all cars stand one that sets out alone only loses, so most episodes start in motion
-# (docs/results.md). Models are told what the leader does, which decides the gap; by itself that was not measured.
+# (docs/results.md). Models are told what the leader does, which decides the gap, as on a platoon.
 _RING: Mapping[str, Any] = {
     "environment": {"observation": "local", "exploring_starts": 0.9},
     "action_sd": 0.2,
