@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dmpo_deep import curves
-from dmpo_deep.drawing import LEGEND, Chart, NothingToDraw, column_figure, looks, save
+from dmpo_deep.drawing import Chart, NothingToDraw, column_figure, legend_above, looks, save
 from dmpo_deep.evaluate import reference_levels
 from dmpo_deep.frontier import communicated
 from dmpo_deep.groups import SCORES, by_task, collect
@@ -77,7 +77,7 @@ def profiles(runs: Sequence[Path], path: Path) -> None:
         else:
             draw_cars(left, drive, unbroken(drive.cars.position, drive.road), f"{drive.task}: place (m)")
         draw_cars(right, drive, drive.cars.speed, "speed (m/s)")
-        left.legend(fontsize=LEGEND - 1, frameon=False, handlelength=1)
+        legend_above(left, 2)
         rows += drive.rows()
     save(Chart(figure, rows), path)
 

@@ -375,3 +375,16 @@ def test_mistakes_in_the_docs_are_noticed(monkeypatch: pytest.MonkeyPatch) -> No
         [words] = commands(line)
         with pytest.raises((AssertionError, ValueError)):
             check_command(words, monkeypatch)
+
+
+def test_tables_of_results_are_those_of_the_committed_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``python docs/_ext/written.py`` has been run since ``results/`` changed; a changed number is noticed."""
+    monkeypatch.syspath_prepend(DOCS / "_ext")
+    from written import PLACE, filled
+
+    for page, path in PAGES.items():
+        text = path.read_text()
+        assert filled(text) == text, f"{page} is older than results/; run python docs/_ext/written.py"
+    text = PAGES["docs/results.md"].read_text()
+    assert PLACE.search(text)
+    assert filled(text.replace("| DMPO | 5 |", "| DMPO | 6 |")) == text
