@@ -52,7 +52,7 @@ def variants(groups: Sequence[Group]) -> list[Line]:
 def runs(groups: Sequence[Group]) -> list[Line]:
     """Every run by itself."""
     lines = each_run(groups)
-    names = dict.fromkeys(name for name in lines[0] if name not in ("task", "algorithm"))
+    names = [name for name in lines[0] if name not in ("task", "algorithm")]
     return _columns(lines, {"algorithm": "", **{name: name for name in names}})
 
 
