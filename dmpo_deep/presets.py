@@ -105,8 +105,8 @@ def _paper(task: str) -> Mapping[str, OnPolicy]:
 
 # A collision is charged a part of the frozen tail of the episode: 60 is a fifth, 300 all of it (discounted, training
 # units). On catch-up driving well costs an agent 16 and a fifth deters without swamping the critics; on slow-down it
-# costs 113, so that a fifth would make crashing early the best thing to do (docs/results.md). On catch-up models are told
-# what the car ahead does, on which the next headway depends (trials in docs/dmpo.md).
+# costs 113, so that a fifth would make crashing early the best thing to do (docs/results.md).
+# Catch-up's models are told what the car ahead does, on which the next headway depends (trials in docs/dmpo.md).
 _CATCHUP: Mapping[str, Any] = {"environment": {"collision_scale": 0.2}}
 _SLOWDOWN: Mapping[str, Any] = {"environment": {"collision_scale": 1.0}}
 _CACC_PPO: Mapping[str, Any] = {"lr_actor": 2e-3, "updates": 10, "minibatches": 4}
