@@ -76,9 +76,9 @@ def draw_band(axes: Axes, x: np.ndarray, values: np.ndarray, look: Look, label: 
     axes.fill_between(x, low, high, color=look["color"], alpha=0.2, linewidth=0)
 
 
-def wrapped(label: str) -> str:
+def wrapped(label: str, width: int = 40) -> str:
     """In lines short enough for a legend."""
-    return textwrap.fill(label, 40, break_long_words=False)
+    return textwrap.fill(label, width, break_long_words=False)
 
 
 def name_axes(axes: Axes, x: str, y: str) -> None:

@@ -15,7 +15,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +90,13 @@ class Result:
     def steps(self) -> int:
         """Environment steps at the last evaluation."""
         return int(self.rows[-1]["env_steps"] or 0)
+
+    def until(self, steps: int) -> Result:
+        """What it would be had it been trained for ``steps`` environment steps; itself if it was for no more."""
+        rows = tuple(itertools.takewhile(lambda row: (row["env_steps"] or 0) < steps, self.rows))
+        if len(rows) + 1 >= len(self.rows):
+            return self
+        return replace(self, rows=self.rows[: len(rows) + 1], traffic={})
 
     @property
     def stale(self) -> bool:

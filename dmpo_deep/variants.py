@@ -41,14 +41,17 @@ def compared(results: Sequence[Result]) -> Chart:
         for lane, group in enumerate(members):
             _draw_scores(scores, lane, group.values("eval_score")[:, -1])
             _draw_steps(steps, lane, group)
-        scores.set_yticks(range(len(members)), [wrapped(group.label) for group in members], fontsize=TICK - 1)
+        names = [wrapped(group.label, 24) for group in members]
+        scores.set_yticks(range(len(members)), names, fontsize=TICK - 1)
         scores.set_ylim(len(members) - 0.5, -0.5)
         scores.set_xscale("symlog", linthresh=1)
+        ticks = [tick for tick in (-1000, -100, -10, 0, 1) if tick >= scores.get_xlim()[0]]
+        scores.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
         scores.axvline(0, color="0.7", linewidth=0.6, zorder=0)
-        scores.set_xlabel(f"{task}: score after {min(int(g.steps[-1]) for g in members):,} steps", fontsize=LABEL - 1)
+        scores.set_xlabel(f"{task}: score at {min(int(g.steps[-1]) for g in members):,}", fontsize=LABEL - 1)
         steps.set_xlim(left=0)
         count_steps(steps)
-        steps.set_xlabel("steps to a score of 0", fontsize=LABEL - 1)
+        steps.set_xlabel("steps to score 0", fontsize=LABEL - 1)
         for axes in (scores, steps):
             axes.tick_params(axis="x", labelsize=TICK - 1)
     return Chart(figure, [_row(run, group) for group in groups for run in group.runs])

@@ -163,9 +163,10 @@ def reproduce(
     if not drawn:
         raise ValueError(f"neither {results} nor {trained} holds a whole run of {figure}; leave out --as-is")
     folder.mkdir(parents=True, exist_ok=True)
-    sources = [trained / jobs[key].name for key in drawn] if chosen.plays else [known[key] for key in drawn]
+    found = [known[key].until(jobs[key].steps) for key in drawn]
+    sources = [trained / jobs[key].name for key in drawn] if chosen.plays else found
     chosen.draw(sources, folder / figure)
-    summary.write(collect([known[key] for key in drawn]), folder)
+    summary.write(collect(found), folder)
     print(f"{figure}: {chosen.title}, from {len(drawn)} of {len(jobs)} runs")
     files = f"{figure}.png, .pdf and .csv; summary, each-run and traffic as .csv and .md"
     print(f"Results: {folder} ({files}; next: dmpo collect {trained}/*)")

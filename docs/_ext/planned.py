@@ -12,15 +12,17 @@ from dmpo_deep.sweep import Training
 RESULTS = Path(__file__).parents[2] / "results"
 
 
-def jobs(figure: str) -> list[Training]:
-    """The runs of a figure's plan."""
-    return [job for job in read_plan(PLANS / f"{figure}.toml") if isinstance(job, Training)]
+def wanted(figure: str) -> dict[str, int]:
+    """The runs of a figure's plan, each once: id -> environment steps."""
+    jobs = [job for job in read_plan(PLANS / f"{figure}.toml") if isinstance(job, Training)]
+    return {_id(job): job.steps for job in jobs}
 
 
 def planned(figure: str) -> list[Result]:
-    """Those of them that ``results/`` has whole, and that the present code would repeat."""
+    """Those that ``results/`` has and the present code would repeat, whole, and as long as planned."""
     known = {result.id: result for result in read(RESULTS) if not result.stale}
-    return [known[key] for job in jobs(figure) if (key := _id(job)) in known and known[key].steps >= job.steps]
+    lengths = wanted(figure).items()
+    return [known[key].until(steps) for key, steps in lengths if key in known and known[key].steps >= steps]
 
 
 def _id(job: Training) -> str:

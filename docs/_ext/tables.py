@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from docutils import nodes
-from planned import RESULTS, jobs, planned
+from planned import RESULTS, planned, wanted
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
@@ -39,7 +39,7 @@ def minutes() -> Table:
     lines = []
     for figure, title in ((name, figure.title) for name, figure in FIGURES.items()):
         there = planned(figure)
-        lines.append((figure, title, f"{len(there)} of {len(jobs(figure))}", _minutes(there), _slowest(there)))
+        lines.append((figure, title, f"{len(there)} of {len(wanted(figure))}", _minutes(there), _slowest(there)))
     return ("figure", "shows", "runs there", "their processor minutes", "the longest run, minutes"), lines
 
 

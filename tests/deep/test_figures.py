@@ -162,6 +162,21 @@ def test_variants_are_counted_by_hand(result: Result) -> None:
         compared([replace(result, rows=({**result.rows[0], "eval_score": None},))])
 
 
+def test_a_longer_run_counts_as_what_it_was_then(result: Result) -> None:
+    rows = tuple({**result.rows[0], "env_steps": steps} for steps in (900.0, 2100.0, 3000.0, 4200.0))
+    long = replace(result, rows=rows, traffic={("sampled", "speed"): 1.0})
+    assert [long.until(steps).steps for steps in (1, 900, 1000, 3000, 4200, 10**6)] == [
+        900,
+        900,
+        2100,
+        3000,
+        4200,
+        4200,
+    ]
+    assert not long.until(3000).traffic, "it is of the last evaluation"
+    assert long.until(4000) == long
+
+
 def test_reproduce_trains_what_is_missing_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
