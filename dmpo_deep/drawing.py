@@ -115,7 +115,7 @@ def log_scale(axes: Axes, linear_below: float | None = None) -> None:
         if linear_below is not None:
             locator = SymmetricalLogLocator(base=10, linthresh=linear_below, subs=subs)
         axes.yaxis.set_major_locator(locator)
-        if sum(low <= tick <= high for tick in axes.get_yticks()) <= MOST_NUMBERS:
+        if 0 < sum(low <= tick <= high for tick in axes.get_yticks()) <= MOST_NUMBERS:  # none: decades are skipped
             break
     axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())

@@ -14,7 +14,7 @@ pytest.importorskip("matplotlib")
 from dmpo_deep import cli, figures
 from dmpo_deep.cli.sweep import read_plan
 from dmpo_deep.config import CONFIG, read_config
-from dmpo_deep.drawing import NothingToDraw
+from dmpo_deep.drawing import NothingToDraw, column_figure, log_scale
 from dmpo_deep.envs import evaluation_env
 from dmpo_deep.figures import FIGURES, PLANS
 from dmpo_deep.frontier import communicated
@@ -160,6 +160,16 @@ def test_variants_are_counted_by_hand(result: Result) -> None:
     assert told[3:] == [("DMPO model_horizon=1", seed, 0.5, 3000, 3000) for seed in range(3)]
     with pytest.raises(NothingToDraw, match="no normalised score"):
         compared([replace(result, rows=({**result.rows[0], "eval_score": None},))])
+
+
+@pytest.mark.parametrize("values", [(2e-4, 120.0), (0.3, 0.9), (1.0, 5e7)])
+def test_a_logarithmic_axis_has_numbers(values: tuple[float, float]) -> None:
+    """However many decades there are."""
+    axes = column_figure(1.6).subplots(1, 2)[0]
+    axes.plot([0, 1], values)
+    log_scale(axes)
+    low, high = axes.get_ylim()
+    assert 2 <= sum(low <= tick <= high for tick in axes.get_yticks()) <= 8
 
 
 def test_a_longer_run_counts_as_what_it_was_then(result: Result) -> None:
