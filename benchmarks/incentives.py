@@ -8,7 +8,7 @@ less than the best controller's cost, learning well means crashing. On the ring:
 discounts. Standing still is worth 0. Going faster by u, once and for all, costs 40 u and brings at most 0.2 u / (1 -
 gamma), so that up to gamma = 0.995 nothing is worth more. Then, for cars that stand or tremble about zero: what one of
 them gets for setting out alone, its neighbourhood of the paper's critic radius with it, and each of 22 that set out
-together.
+together. One car among humans, when waves have formed: what driving like them is worth to it, and what damping them.
 
 With run directories of a platoon: what their policies pay, beside the best controller, in all and in each ten seconds;
 and what it would bring to the agent, to the neighbourhood that its critic judges and to everybody if one agent followed
@@ -37,6 +37,8 @@ from dmpo_theory import graph
 
 PLATOONS, DRIVERS, GAMMA = ("catchup", "slowdown"), ("linear", "mixture", "always", "random"), 0.99
 TREMBLES = (0.0, 0.05, 0.2)
+AMONG_HUMANS = ("idm", "proportional-0.1", "proportional-0.3", "pi")
+HUMANS = {"humans": 21, "start": "bunched", "warmup": 750}
 RING, GAMMAS = ("proportional-0.1", "proportional-0.3", "linear", "random"), (0.99, 0.995, 0.998, 0.999)
 
 
@@ -172,6 +174,10 @@ def main() -> None:
         reward = rewards("ring", CONTROLLERS["ring"][name].make, 16, observation="local")
         worth = ", ".join(f"{discounted(reward, gamma).mean():+.2f} at {gamma:g}" for gamma in GAMMAS)
         sys.stdout.write(f"ring: {CONTROLLERS['ring'][name].label} is worth {worth}\n")
+    for name in AMONG_HUMANS:
+        reward = rewards("ring", CONTROLLERS["ring"][name].make, 16, observation="local", **HUMANS)
+        worth = ", ".join(f"{discounted(reward, gamma).mean():+.1f} at {gamma:g}" for gamma in GAMMAS)
+        sys.stdout.write(f"ring, one car among humans: {CONTROLLERS['ring'][name].label} is worth {worth}\n")
     for tremble in TREMBLES:
         rows = zip(setting_out(tremble, GAMMAS), GAMMAS, strict=True)
         gains = ("{:+.2f}, {:+.2f}, {:+.2f} at {:g}".format(*gain, gamma) for gain, gamma in rows)

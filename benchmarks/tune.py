@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 
+from dmpo_deep.algorithms import ALGORITHMS
 from dmpo_deep.envs import make_env
 from dmpo_deep.episodes import play
 from dmpo_deep.evaluate import load_agents
@@ -94,7 +95,7 @@ def main() -> None:
     """Write all candidates with their levels, as they come."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("task")
-    parser.add_argument("--algorithms", nargs="+", default=list(CANDIDATES), choices=list(CANDIDATES))
+    parser.add_argument("--algorithms", nargs="+", default=list(CANDIDATES), choices=list(ALGORITHMS))
     parser.add_argument("--steps", type=int, default=12_000)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--episodes", type=int, default=64)
@@ -104,6 +105,8 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
+    if unlisted := [algo for algo in options.algorithms if algo not in CANDIDATES and not options.tried]:
+        parser.error(f"there is no list of candidates for {unlisted[0]}; give --tried")
     found = []
     for algo in options.algorithms:
         for chosen in [(), *map(str.split, options.tried)] if options.tried else CANDIDATES[algo]:

@@ -132,8 +132,8 @@ def traffic(groups: Iterable[Group]) -> list[dict[str, object]]:
     ]
 
 
-def _traffic_tables(groups: Iterable[Group]) -> str:
-    """A table a task: means over runs, and in brackets their standard deviation."""
+def traffic_tables(groups: Iterable[Group]) -> dict[str, list[dict[str, str]]]:
+    """Task -> a line for every algorithm and policy: means over runs, and in brackets their standard deviation."""
     tables: dict[str, list[dict[str, str]]] = {}
     for group in groups:
         for policy in dict.fromkeys(policy for run in group.runs for policy, _ in run.traffic):
@@ -143,7 +143,7 @@ def _traffic_tables(groups: Iterable[Group]) -> str:
                 means = np.array([measured[measure] for measured in of])
                 line[measure] = f"{means.mean():,.2f}" + (f" ({means.std(ddof=1):,.2f})" if len(means) > 1 else "")
             tables.setdefault(group.task, []).append(line)
-    return "\n".join(markdown(lines) for lines in tables.values())
+    return tables
 
 
 def _number(x: float) -> str:
@@ -165,7 +165,7 @@ def write(groups: Sequence[Group], folder: Path) -> list[str]:
         (name, lines, markdown(lines)) for name, lines in (("summary", rows(groups)), ("each-run", each_run(groups)))
     ]
     if measured := traffic(groups):
-        tables.append(("traffic", measured, _traffic_tables(groups)))
+        tables.append(("traffic", measured, "\n".join(map(markdown, traffic_tables(groups).values()))))
     for name, lines, text in tables:
         write_csv(folder / f"{name}.csv", lines)
         write_text(folder / f"{name}.md", text)

@@ -92,6 +92,14 @@ class Training:
 
         return configured(self.task, self.algo, self.seed, self.steps, self.preset, self.overrides, self.eval_every)
 
+    @property
+    def id(self) -> str:
+        """Of its result, see :func:`dmpo_deep.results.run_id`."""
+        from dmpo_deep.results import run_id
+
+        config = self.config()
+        return run_id(config.task, self.algo, self.seed, self.eval_every, config.identity["preset"])
+
     def share(self, folder: Path) -> float:
         """Of the environment steps."""
         from dmpo_deep.log import standing

@@ -131,7 +131,7 @@ def reproduce(
     from dmpo_deep import summary
     from dmpo_deep.figures import FIGURES, PLANS
     from dmpo_deep.groups import collect
-    from dmpo_deep.results import from_run, read, run_id, set_aside
+    from dmpo_deep.results import from_run, read, set_aside
     from dmpo_deep.sweep import Training
     from dmpo_theory.errors import unknown_name
 
@@ -143,8 +143,7 @@ def reproduce(
     jobs = {}
     for job in read_plan(PLANS / f"{figure}.toml"):
         assert isinstance(job, Training)
-        config = job.config()
-        jobs[run_id(config.task, job.algo, job.seed, job.eval_every, config.identity["preset"])] = job
+        jobs[job.id] = job
 
     def whole(key: str) -> bool:
         return key in known and not known[key].stale and known[key].steps >= jobs[key].steps

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from dmpo_deep.cli.sweep import read_plan
 from dmpo_deep.figures import PLANS
-from dmpo_deep.results import Result, read, run_id
+from dmpo_deep.results import Result, read
 from dmpo_deep.sweep import Training
 
 RESULTS = Path(__file__).parents[2] / "results"
@@ -14,8 +14,7 @@ RESULTS = Path(__file__).parents[2] / "results"
 
 def wanted(figure: str) -> dict[str, int]:
     """The runs of a figure's plan, each once: id -> environment steps."""
-    jobs = [job for job in read_plan(PLANS / f"{figure}.toml") if isinstance(job, Training)]
-    return {_id(job): job.steps for job in jobs}
+    return {job.id: job.steps for job in read_plan(PLANS / f"{figure}.toml") if isinstance(job, Training)}
 
 
 def planned(figure: str) -> list[Result]:
@@ -23,8 +22,3 @@ def planned(figure: str) -> list[Result]:
     known = {result.id: result for result in read(RESULTS) if not result.stale}
     lengths = wanted(figure).items()
     return [known[key].until(steps) for key, steps in lengths if key in known and known[key].steps >= steps]
-
-
-def _id(job: Training) -> str:
-    config = job.config()
-    return run_id(config.task, job.algo, job.seed, job.eval_every, config.identity["preset"])

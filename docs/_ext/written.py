@@ -13,12 +13,11 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
-import numpy as np
 from planned import planned
 
 from dmpo_deep.algorithms import TITLES
 from dmpo_deep.groups import Group, collect
-from dmpo_deep.summary import LEVELS, MARKS, each_run, rows
+from dmpo_deep.summary import LEVELS, MARKS, each_run, rows, traffic_tables
 from dmpo_deep.tables import markdown
 from dmpo_theory.files import write_text
 
@@ -51,24 +50,12 @@ def variants(groups: Sequence[Group]) -> list[Line]:
 
 def runs(groups: Sequence[Group]) -> list[Line]:
     """Every run by itself."""
-    lines = each_run(groups)
-    names = [name for name in lines[0] if name not in ("task", "algorithm")]
-    return _columns(lines, {"algorithm": "", **{name: name for name in names}})
+    return _untitled(each_run(groups))
 
 
 def traffic(groups: Sequence[Group]) -> list[Line]:
-    """What the last evaluations measured: means over runs, and in brackets their standard deviation."""
-    lines = []
-    for group in groups:
-        of = [run.traffic for run in group.runs if run.traffic]
-        line = {"": group.label, "runs": str(len(of))}
-        for measure in dict.fromkeys(measure for _, measure in of[0]) if of else ():
-            for policy in ("sampled", "greedy"):
-                means = np.array([measured[policy, measure] for measured in of])
-                spread = f" ({means.std(ddof=1):,.2f})" if len(means) > 1 else ""
-                line[f"{measure}, {policy}"] = f"{means.mean():,.2f}{spread}"
-        lines.append(line)
-    return lines
+    """What the last evaluations measured."""
+    return [line for lines in traffic_tables(groups).values() for line in _untitled(lines)]
 
 
 KINDS: Mapping[str, Callable[[Sequence[Group]], list[Line]]] = {
@@ -97,6 +84,11 @@ def _groups(figure: str) -> list[Group]:
     """Those of a plan's runs, rivals in the order of the algorithms, variants behind their algorithm."""
     order = list(TITLES.values())
     return sorted(collect(planned(figure)), key=lambda group: order.index(TITLES[group.runs[0].algo]))
+
+
+def _untitled(lines: Sequence[Line]) -> list[Line]:
+    """All columns but the task, which a page says above."""
+    return _columns(lines, {"algorithm": "", **{name: name for name in lines[0] if name not in ("task", "algorithm")}})
 
 
 def _columns(lines: Sequence[Line], names: Mapping[str, str]) -> list[Line]:
