@@ -22,7 +22,7 @@ LEVELS = DATA / "levels.json"
 SCORED_BY: Mapping[str, str] = {"atsc": "mean_delay"}
 """Task id -> the outcome, the less the better, that its scale measures; the metric where none is named."""
 IMMATERIAL = {"collision", "collision_scale", "gamma", "observation", "beyond_limit", "backend", "isolated", "graph"}
-IMMATERIAL |= {"lanes", "reward_fn", "exploring_starts"}
+IMMATERIAL |= {"lanes", "reward_fn", "exploring_starts", "gridlock"}
 """Options of tasks that leave every controller's metric as it is."""
 
 

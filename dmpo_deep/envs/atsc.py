@@ -9,6 +9,7 @@ So episodes also tell how many vehicles arrived, how many still wait to depart, 
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,8 +31,15 @@ WAVE, MOST_WAVE = 5.0, 2.0
 """Unit of detector counts in observations, and what these are clipped at."""
 LONG_GREEN = 60.0
 """Seconds: unit of the time since green began in observations."""
-REWARD_UNIT = 20.0
-"""Vehicles at a signal that a training reward of -1 stands for."""
+REWARD_UNIT, MOST_BACKLOG = 20.0, 10.0
+"""Vehicles at a signal that a training reward of -1 stands for, also the unit of queues in observations; and what the
+backlog is clipped at there."""
+OBSERVATIONS: Mapping[str, Sequence[str]] = {
+    "wave": (),
+    "wave_and_phase": ("phase",),
+    "queue_and_phase": ("queue", "phase"),
+}
+"""Name of an observation -> what it has beside the wave."""
 MANAGED = ("net-file", "route-files", "begin", "step-length", "seed", "time-to-teleport")
 """SUMO's options that have arguments of their own here."""
 
@@ -104,11 +112,15 @@ class SignalGrid(Simulated):
         sumo_seed: SUMO's seed in every episode; drawn by default.
         lanes: ``"distinct"``: a signal observes each of its lanes once; ``"by_link"``: once a link, the original.
         observation: ``"wave"`` is vehicles on the detectors over 5, at most 2; ``"wave_and_phase"`` adds the phase, as
-            a one-hot code, and the time since its green began over 60 s, at most 1.
+            a one-hot code, and the time since its green began over 60 s, at most 1; ``"queue_and_phase"`` adds what the
+            reward charges, too: vehicles that halt on each whole lane over 20, at most 2, and those that wait to depart
+            towards the signal over 20, at most 10.
         reward_fn: ``"queue_and_backlog"``: halting vehicles on the incoming lanes and those that wait to depart
             towards the signal; ``"pressure"``: the difference between vehicles on incoming and outgoing lanes;
             ``"queue"``: the paper's, which can be gamed. Minus these over 20 is the local reward.
         additional_sumo_cmd: further options of SUMO, as on its command line.
+        gridlock: for training: vehicles that halt or wait to depart, in all, beyond which an episode is cut short as by
+            the time limit; never by default, and never where ``draws`` are given.
         isolated: each copy in a process of its own, which may crash or hang; without, one copy in this process.
         backend: of SUMO: ``"libsumo"``, ``"traci"``, or ``"sumo-gui"`` to watch.
         gamma: not used: no state ends the task.
@@ -144,6 +156,7 @@ class SignalGrid(Simulated):
         observation: str = "wave",
         reward_fn: str = "queue_and_backlog",
         additional_sumo_cmd: str = "",
+        gridlock: int | None = None,
         isolated: bool = True,
         backend: str = "libsumo",
         gamma: float = 0.99,
@@ -151,7 +164,7 @@ class SignalGrid(Simulated):
     ) -> None:
         require_choices(
             lanes=(lanes, ("distinct", "by_link")),
-            observation=(observation, ("wave", "wave_and_phase")),
+            observation=(observation, OBSERVATIONS),
             reward_fn=(reward_fn, COSTS),
             backend=(backend, BACKENDS),
         )
@@ -168,6 +181,8 @@ class SignalGrid(Simulated):
             )
         if sumo_seed is not None and not 0 <= sumo_seed < 2**31:
             raise ValueError(f"sumo_seed = {sumo_seed}; give 0 to {2**31 - 1}")
+        if gridlock is not None and gridlock < 1:
+            raise ValueError(f"gridlock = {gridlock}; give at least 1 vehicle, or leave it out")
         files = (Path(net_file or GRID_NETWORK).resolve(), Path(route_file or GRID_DEMAND).resolve())
         self.network = network = read_network(files[0])
         """Signals, lanes and links."""
@@ -196,14 +211,13 @@ class SignalGrid(Simulated):
         """The same of outgoing lanes."""
         self.by_link = network.padded([s.by_link for s in network.signals], network.incoming)
         """The same of the lane that each link leaves."""
-        self._seen, self._observes_phase = (
-            self.incoming if lanes == "distinct" else self.by_link,
-            observation == "wave_and_phase",
-        )
-        most = [MOST_WAVE] * self._seen[0].shape[1] + [1.0] * (self._observes_phase * (self._widest + 1))
-        highest = np.array(most, np.float32)
+        self._seen, self._observed = self.incoming if lanes == "distinct" else self.by_link, OBSERVATIONS[observation]
+        m = self._seen[0].shape[1]
+        beside = {"queue": [MOST_WAVE] * m + [MOST_BACKLOG], "phase": [1.0] * (self._widest + 1)}
+        highest = np.array([MOST_WAVE] * m + [most for part in self._observed for most in beside[part]], np.float32)
         self.observation_space: Box = Box(np.zeros_like(highest), highest)
         self._cost = COSTS[reward_fn]
+        self._gridlock = math.inf if gridlock is None or draws is not None else gridlock
 
     def signals(self) -> Signals:
         """The state of all signals and of the lanes around them."""
@@ -215,12 +229,14 @@ class SignalGrid(Simulated):
     def observe(self) -> np.ndarray:
         """Current observations ``[B, n, d]``, float32; entries that a signal does not have are 0."""
         state, (index, real) = self.signals(), self._seen
-        obs = np.zeros((self.batch, len(self._counts), *self.observation_space.shape), dtype=np.float32)
-        obs[..., : index.shape[1]] = np.minimum(state.detected[:, index] * real / WAVE, MOST_WAVE)
-        if self._observes_phase:
-            obs[..., index.shape[1] : -1] = state.phase[..., None] == np.arange(self._widest)
-            obs[..., -1] = np.minimum(state.green / LONG_GREEN, 1)
-        return obs
+        parts = [np.minimum(state.detected[:, index] * real / WAVE, MOST_WAVE)]
+        if "queue" in self._observed:
+            parts.append(np.minimum(state.halting[:, index] * real / REWARD_UNIT, MOST_WAVE))
+            parts.append(np.minimum(state.backlog / REWARD_UNIT, MOST_BACKLOG)[..., None])
+        if "phase" in self._observed:
+            parts.append(state.phase[..., None] == np.arange(self._widest))
+            parts.append(np.minimum(state.green / LONG_GREEN, 1)[..., None])
+        return np.concatenate(parts, axis=-1, dtype=np.float32)
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, np.ndarray]]:
         """One step of ``delta_time``; see the contract. ``info`` also has the measures of the system ``[B]``."""
@@ -232,6 +248,7 @@ class SignalGrid(Simulated):
         system = dict(zip(SYSTEM, self._frames[:, self._layout["system"]].T, strict=True))
         metric = -_queue(self, state).sum(axis=-1) / self.horizon
         info = {**system, "raw_reward": raw, "metric": metric, "step": step, "collided": system["collisions"] > 0}
+        truncated |= system["system_total_stopped"] + system["system_total_backlogged"] > self._gridlock
         self._end(truncated)
         return self.observe(), raw / REWARD_UNIT, np.zeros(self.batch, dtype=bool), truncated, info
 

@@ -56,6 +56,7 @@ def test_the_network_is_the_published_one(local):
     env = local()
     assert (env.action_space, env.horizon, env.observation_space.shape) == (Discrete(5), 720, (6,))
     assert local(lanes="by_link", observation="wave_and_phase").observation_space.shape == (12 + 5 + 1,)
+    assert local(observation="queue_and_phase").observation_space.shape == (6 + 6 + 1 + 5 + 1,)
 
 
 def test_the_demand_is_the_published_one():
@@ -146,13 +147,16 @@ def test_metric_arrivals_and_delay_agree_with_sumos_own_records(local, tmp_path)
 def test_rewards_and_observations_by_plain_loops(local):
     rng = np.random.default_rng(0)
     for reward_fn in ("queue", "queue_and_backlog", "pressure"):
-        env = local(num_seconds=600, reward_fn=reward_fn, observation="wave_and_phase", sumo_seed=5)
+        env = local(num_seconds=600, reward_fn=reward_fn, observation="queue_and_phase", sumo_seed=5)
         env.reset(rng)
         for _ in range(100):
             action = np.full((1, 25), 3)
             obs, reward, *_, info = env.step(action)
         api = env.fleet._copies[0]._simulation._session.api
         for i, signal in enumerate(env.network.signals):
+            halting = [api.lane.getLastStepHaltingNumber(lane) for lane in signal.incoming]
+            roads = {lane.rpartition("_")[0] for lane in signal.incoming}
+            waiting = sum(len(api.edge.getPendingVehicles(road)) for road in roads)
             expected = 0.0
             if reward_fn == "queue":
                 expected = sum(api.lanearea.getLastStepHaltingNumber(f"detector {lane}") for lane in signal.by_link)
@@ -160,15 +164,15 @@ def test_rewards_and_observations_by_plain_loops(local):
                 count = api.lane.getLastStepVehicleNumber
                 expected = abs(sum(map(count, signal.incoming)) - sum(map(count, signal.outgoing)))
             else:
-                expected = sum(map(api.lane.getLastStepHaltingNumber, signal.incoming))
-                roads = {lane.rpartition("_")[0] for lane in signal.incoming}
-                expected += sum(len(api.edge.getPendingVehicles(road)) for road in roads)
+                expected = sum(halting) + waiting
             assert info["raw_reward"][0, i] == -expected
             assert reward[0, i] == pytest.approx(-expected / 20)
             counts = [api.lanearea.getLastStepVehicleNumber(f"detector {lane}") for lane in signal.incoming]
             np.testing.assert_allclose(obs[0, i, :6], np.minimum(np.array(counts) / 5, 2), rtol=1e-6)
-            assert obs[0, i, 6:11].tolist() == [0, 0, 0, 1, 0]
-            assert obs[0, i, 11] == 1
+            np.testing.assert_allclose(obs[0, i, 6:12], np.minimum(np.array(halting) / 20, 2), rtol=1e-6)
+            assert obs[0, i, 12] == pytest.approx(min(waiting / 20, 10))
+            assert obs[0, i, 13:18].tolist() == [0, 0, 0, 1, 0]
+            assert obs[0, i, 18] == 1
         speeds = [api.vehicle.getSpeed(car) for car in api.vehicle.getIDList()]
         assert info["system_total_running"][0] == len(speeds) > 50
         assert info["system_mean_speed"][0] == pytest.approx(np.mean(speeds))
@@ -205,6 +209,28 @@ def test_a_signal_stays_green_for_min_green(local):
         env.step(np.full((1, 25), k % 5))
         phases.append(int(env.signals().phase[0, 0]))
     assert phases == [0, 0, 0, 3, 3, 3, 1, 1, 1, 4, 4, 4, 2, 2]
+
+
+def test_a_training_episode_is_cut_short_in_gridlock_and_no_other(local):
+    def steps(**options):
+        env, rng = local(num_seconds=600, **options), np.random.default_rng(0)
+        env.reset(rng)
+        for step in range(1, 121):
+            _, _, terminated, truncated, info = env.step(np.full((1, 25), 1))
+            if truncated[0]:
+                assert not terminated[0]
+                return step, info["system_total_stopped"][0] + info["system_total_backlogged"][0]
+        raise AssertionError("the time limit holds in any case")
+
+    whole, stuck = steps(sumo_seed=3)
+    assert whole == 120
+    assert stuck > 200
+    cut, beyond = steps(sumo_seed=3, gridlock=200)
+    assert 40 < cut < 120
+    assert 200 < beyond < 250
+    assert steps(gridlock=200, draws=[0.5])[0] == 120, "an evaluation"
+    with pytest.raises(ValueError, match="gridlock = 0; give at least 1 vehicle"):
+        local(gridlock=0)
 
 
 def test_a_constant_phase_wins_the_papers_reward_and_lets_nobody_through():

@@ -21,14 +21,16 @@ def of_car(options, width):
 
 
 def of_signal(options, width):
-    """The same of signal ``j``: its lanes' detectors, the first 6 of each 150 numbers, and its phase and green time."""
+    """The same of signal ``j``: its lanes' detectors and, fourth of their numbers, queues; phase, green, backlog."""
     signals = SIDE**2
-    result = np.zeros((signals, width), dtype=bool)
+    result, end = np.zeros((signals, width), dtype=bool), width - 11  # of the system
     for j in range(signals):
         result[j, LANES * j : LANES * (j + 1)] = True
-        if options["observation"] == "wave_and_phase":
-            end = width - 11  # of the system
+        if options["observation"] != "wave":
             result[j, [end - signals + j, end - 2 * signals + j]] = True
+        if options["observation"] == "queue_and_phase":
+            result[j, 3 * signals * LANES + LANES * j : 3 * signals * LANES + LANES * (j + 1)] = True
+            result[j, end - 3 * signals + j] = True
     return result
 
 
@@ -52,6 +54,7 @@ def signals_heard(options, i):
         ("eight", {"observation": "local", "graph": "conflict"}, of_car, cars_heard),
         ("atsc", {"observation": "wave"}, of_signal, signals_heard),
         ("atsc", {"observation": "wave_and_phase", "lanes": "by_link"}, of_signal, signals_heard),
+        ("atsc", {"observation": "queue_and_phase"}, of_signal, signals_heard),
     ],
 )
 def test_a_policy_sees_its_neighbourhood_and_nothing_else(task, options, visible, heard):
