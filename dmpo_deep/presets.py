@@ -186,7 +186,7 @@ _ATSC_TUNED: Mapping[str, OnPolicy] = {
     ),
     "dppo": Preset(**_ATSC_PPO, kappa_critic=1),
     "cppo": Preset(**_ATSC_PPO, kappa_critic=math.inf),
-    "ic3net": RecurrentPreset(**_ATSC, rollout_steps=60, updates=5),
+    "ic3net": RecurrentPreset(**_ATSC, rollout_steps=60, updates=5, lr=3e-3),
     "ia2c": IndependentPreset(**_ATSC, rollout_steps=60, critic_steps=4),
 }
 
