@@ -45,6 +45,8 @@ COLUMNS = (
     *("seconds_epoch", "seconds_total"),
 )
 """Columns of ``progress.csv``. Returns are in the paper's unit; blank cells were not measured in that epoch."""
+CHECKPOINT_EVERY = 300.0
+"""Seconds after which a checkpoint is written, be evaluations ever so rare."""
 
 
 @one_thread()
@@ -63,9 +65,10 @@ def train(
 ) -> Path:
     """Train until ``steps`` environment steps (one step of one copy each, warm-up included) are spent.
 
-    Everything is checked before anything is written. A checkpoint is written at every evaluation and at the end, and
-    ``evaluation.csv`` has the last evaluation, draw by draw; a run that was stopped or killed continues from it bit for
-    bit, and a finished one can be given more steps: then the evaluation at its end is taken back unless it was due.
+    Everything is checked before anything is written. A checkpoint is written at every evaluation, five minutes after
+    the last one and at the end; ``evaluation.csv`` has the last evaluation, draw by draw. A run that was stopped or
+    killed continues from it bit for bit, and a finished one can be given more steps: then the evaluation at its end is
+    taken back unless it was due.
     What looks wrong, such as a policy below random play, is said on stderr and in ``warnings.txt``. The first Ctrl-C
     lets the epoch finish and writes a checkpoint, the second one stops at once. The process keeps the memory of dead
     tensors from then on (:func:`dmpo_deep.nets.keep_freed_memory`). Networks compute on the device at hand,
@@ -128,7 +131,7 @@ def train(
         tqdm.write(note, sys.stderr)
     watch = Watch(lambda: _random_play(task, chosen.environment), rows)
 
-    safe = books.env_steps if resume else 0  # where the checkpoint stands
+    safe, kept = books.env_steps if resume else 0, time.monotonic()  # where the checkpoint stands, and since when
     try:
         config.write(run)
         bar = tqdm(total=steps, initial=books.env_steps, unit="step", desc=f"{algo} {task}", disable=not progress)
@@ -157,11 +160,11 @@ def train(
                 for warning in watch.look(row):
                     record.warn(f"{books.env_steps} steps: {warning}")
                 stop = stopped()
-                if evaluated or stop:
+                if evaluated or stop or time.monotonic() - kept >= CHECKPOINT_EVERY:
                     record.sync()
                     state = {"learner": learner.state_dict(), "epoch": epoch, "seconds": seconds}
                     checkpoint.save(saved, config.identity | state)
-                    safe = books.env_steps
+                    safe, kept = books.env_steps, time.monotonic()
                 bar.update(books.env_steps - before)
     except FloatingPointError as error:
         raise FloatingPointError(f"epoch {epoch}: {error}; {_kept(run, safe)}") from error

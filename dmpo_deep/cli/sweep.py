@@ -71,7 +71,7 @@ def sweep(
         algos: as of dmpo train.
         seeds: of training, or of an audit's random instances.
         steps: environment steps of every run.
-        eval_every: as of dmpo train; checkpoints are written then, too.
+        eval_every: as of dmpo train; checkpoints are written then, too, and every five minutes.
         preset: as of dmpo train.
         set: hyper-parameters of all runs, each KEY=VALUE.
         vary: a hyper-parameter and its values; A+B gives A and B the same ones. Repeat it for a cross product.

@@ -15,7 +15,7 @@ from dmpo_deep.checkpoint import CheckpointError, load, save
 from dmpo_deep.config import CONFIG, read_config
 from dmpo_deep.evaluate import evaluate
 from dmpo_deep.results import from_run
-from dmpo_deep.train import ALGORITHMS, COLUMNS
+from dmpo_deep.train import ALGORITHMS, COLUMNS, train
 from tests.deep.runs import SMALL, assert_same, files, small, timeless
 
 
@@ -55,7 +55,8 @@ def test_every_algorithm_can_be_given_more_steps_bit_for_bit_and_evaluated(algo,
     assert timeless(parts) == timeless(whole)
 
 
-def test_a_run_that_was_killed_continues_from_its_last_checkpoint(finished, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("seconds", "kept"), [(300.0, 800), (0.0, 1000)], ids=["at evaluations", "in between"])
+def test_a_run_that_was_killed_continues_from_its_last_checkpoint(finished, tmp_path, monkeypatch, seconds, kept):
     algo, whole = finished
     kind, original = ALGORITHMS[algo], ALGORITHMS[algo].epoch
 
@@ -66,10 +67,11 @@ def test_a_run_that_was_killed_continues_from_its_last_checkpoint(finished, tmp_
 
     with monkeypatch.context() as patch:
         patch.setattr(kind, "epoch", epoch)
+        patch.setattr(f"{train.__module__}.CHECKPOINT_EVERY", seconds)
         with pytest.raises(RuntimeError, match="power cut"):
             small(algo, tmp_path / "killed")
     run = tmp_path / "killed"
-    assert load(run / log.CHECKPOINT)["learner"]["collector"]["env_steps"] == 800
+    assert load(run / log.CHECKPOINT)["learner"]["collector"]["env_steps"] == kept
     with (run / log.PROGRESS).open("a") as file:
         file.write("12")  # half a row
     small(algo, run, resume=True)
